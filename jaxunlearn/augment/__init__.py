@@ -1,0 +1,75 @@
+"""Augmentations: functions of uint8 images and keys that run inside the compiled step.
+
+augment = build("trivialaugment")
+images, targets = augment(images, targets, key)
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from jax import Array
+
+from jaxunlearn.augment import policies
+from jaxunlearn.errors import unknown
+
+Augment = Callable[[Array, Array, Array], tuple[Array, Array]]
+
+POLICIES: dict[str, Callable[..., policies.Policy]] = {
+    "none": policies.none,
+    "crop_flip": policies.crop_flip,
+}
+
+# What a plain name means: the scenarios of the papers put crop and flip before the policy.
+SCENARIOS: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "crop_flip": ("crop_flip",),
+}
+
+
+def build(names: tuple[str, ...] | str, **params: Mapping[str, Any]) -> Augment:
+    """Builds the augmentation that does the named policies one after the other.
+
+    Args:
+      names: a scenario (`SCENARIOS`) or policy (`POLICIES`) by its name, or a tuple of policies.
+      **params: parameters by policy, e.g. `randaugment={"num_ops": 2, "magnitude": 9}`.
+
+    Returns:
+      `augment(images, targets, key) -> (images, targets)`: pure, with images uint8
+      `[B, H, W, C]`, targets float32 `[B, num_classes]` and one key an example made from `key`.
+      The same arguments give the identical function, so it can be a static argument of jit.
+    """
+    if isinstance(names, str):
+        if names not in SCENARIOS and names not in POLICIES:
+            raise unknown("augmentation", names, POLICIES | SCENARIOS)
+        names = SCENARIOS.get(names, (names,))
+    for name in names:
+        if name not in POLICIES:
+            raise unknown("augmentation", name, POLICIES)
+    for name, given in params.items():
+        if name not in names:
+            raise unknown("augmentation to set parameters of", name, names)
+        allowed = inspect.signature(POLICIES[name]).parameters
+        for param in given:
+            if param not in allowed:
+                raise unknown(f"parameter of {name}", param, allowed)
+    frozen = {name: tuple(sorted(given.items())) for name, given in params.items()}
+    return _build(tuple((name, frozen.get(name, ())) for name in names if name != "none"))
+
+
+@functools.cache
+def _build(chain: tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]) -> Augment:
+    """The augmentation for policies with their parameters, all hashable."""
+    pairs = [POLICIES[name](**dict(params)) for name, params in chain]
+
+    def augment(images, targets, key):
+        shape = images.shape[1:]
+        for i, (draw, apply) in enumerate(pairs):
+            keys = jax.random.split(jax.random.fold_in(key, i), len(images))
+            choices = jax.vmap(functools.partial(draw, shape=shape))(keys)
+            images, targets = apply(images, targets, choices)
+        return images, targets
+
+    return augment
