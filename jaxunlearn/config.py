@@ -1,0 +1,155 @@
+"""Every setting: its default, its meaning, its check. A config file is a few lines over `default()`."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxunlearn import augment
+from jaxunlearn.errors import UserError, unknown
+from jaxunlearn.methods import METHODS, Rule, retrain
+from jaxunlearn.training import OPTIMIZERS
+
+OPTIMIZER = {
+    "optimizer": "sgd",  # sgd, adam or adamw
+    "momentum": 0.9,  # of sgd; the first moment's decay of adam and adamw
+    "weight_decay": 5e-4,
+    "batch_size": 256,
+}
+
+
+def default() -> ConfigDict:
+    """Returns the library's defaults: the papers' settings on the embedded synthetic data."""
+    return ConfigDict(
+        {
+            "name": "default",  # names the results
+            "seeds": (0,),  # one whole experiment each: original, retrained, every method
+            "store": "",  # folder of trained models; empty: `store` beside the working directory
+            "devices": 0,  # how many to split a batch over; 0: all there are
+            "checkpoint_every": 10,  # epochs between two points to resume from
+            "data": {
+                "name": "lesions",  # lesions, a MedMNIST name, cifar10, cifar100, npz, tfds
+                "path": "",  # a file to read in place of the published download
+                "root": "",  # folder of downloads; empty: where each data set usually lies
+                "size": 28,  # image size in pixels, where the source has several
+                "malignant": (),  # labels that count as malignant; (): what the data set is known by
+                "binary": False,  # True: two classes, benign 0 and malignant 1
+                "seed": 0,  # of generated images and of drawn validation sets
+                "count": 2000,  # training images to generate
+                "tfds_name": "",
+                "mean": (0.5,),  # subtracted from images in [0, 1], per channel; constants, so that
+                "std": (0.5,),  # nothing of the forgotten images lives on in them
+            },
+            "forget": {
+                "kind": "fraction",  # fraction, per_class, class, groups, indices
+                "fraction": 0.2,
+                "balanced": True,  # the fraction of every class, rather than over all
+                "fractions": (),  # kind per_class: one fraction a class, by label
+                "classes": (),  # kind class: labels to forget whole
+                "groups": (),  # kind groups: which; (): whole random ones up to the fraction
+                "path": "",  # kind indices: a file of training indices
+                "seed": 0,  # the request is one and the same for every seed of the run
+            },
+            "model": {"name": "resnet18", "width": 64, "dtype": "float32"},
+            "augment": "none",  # a scenario's name, or a tuple of policies
+            "train": {**OPTIMIZER, **retrain.DEFAULTS},  # the original's and the retrained's recipe
+            "methods": {},  # see `methods`
+            "eval": {
+                "attack": "threshold",  # MIA: threshold, or svc as in the published code
+                "scenarios": ((1.0, 1.0), (20.0, 1.0)),  # costs (C_FN, C_FP) of the global risk
+                "malignant_rule": "argmax",  # of several classes: argmax, or sum of probabilities
+                "batch_size": 512,
+            },
+        }
+    )
+
+
+def methods(**entries: Mapping[str, Any]) -> ConfigDict:
+    """Returns `config.methods`: entries by the name that results show, each with all of its settings.
+
+    Args:
+      **entries: what departs from the method's defaults. `method` names the method where the entry's own
+        name does not: `methods(salun={}, salun_flip={"method": "salun", "relabel": {"exclude_true": True}})`.
+    """
+    filled = {}
+    for name, changes in entries.items():
+        method = changes.get("method", name)
+        if method not in METHODS:
+            raise unknown("method", method, METHODS)
+        settings = {"method": method, **OPTIMIZER, **copy.deepcopy(METHODS[method].defaults)}
+        filled[name] = ConfigDict(_merge(settings, changes, f"methods.{name}"))
+    return ConfigDict(filled)
+
+
+def _merge(settings: dict[str, Any], changes: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The settings with the changes, each of which must have a default."""
+    for field, value in changes.items():
+        if field not in settings:
+            raise unknown(f"field of {where}", field, settings)
+        nested = isinstance(settings[field], dict)
+        settings[field] = _merge(settings[field], value, f"{where}.{field}") if nested else value
+    return settings
+
+
+_POSITIVE: Rule = (lambda value: value > 0, "more than 0")
+_COUNT: Rule = (lambda value: value >= 1, "1 or more")
+_FROM_0: Rule = (lambda value: value >= 0, "0 or more")
+
+OPTIMIZER_RULES: dict[str, Rule] = {
+    "optimizer": (lambda value: value in OPTIMIZERS, ", ".join(OPTIMIZERS)),
+    "momentum": (lambda value: 0 <= value < 1, "0 to below 1"),
+    "weight_decay": _FROM_0,
+    "batch_size": _COUNT,
+    "epochs": _FROM_0,
+    "lr": _POSITIVE,
+}
+
+RULES: dict[str, Rule] = {
+    "name": (lambda value: bool(value) and "/" not in value, "a word without /"),
+    "seeds": (
+        lambda value: len(value) == len(set(value)) > 0 and min(value) >= 0,
+        "different numbers, 0 or more, at least one",
+    ),
+    "devices": _FROM_0,
+    "checkpoint_every": _COUNT,
+    "data.count": (lambda value: value >= 10, "10 or more"),
+    "data.std": (lambda value: len(value) in (1, 3) and min(value) > 0, "1 or 3 numbers above 0"),
+    "data.mean": (lambda value: len(value) in (1, 3), "1 or 3 numbers"),
+    "model.width": _COUNT,
+    "eval.batch_size": _COUNT,
+    "eval.scenarios": (
+        lambda value: all(len(pair) == 2 and min(pair) > 0 for pair in value),
+        "pairs (C_FN, C_FP) of numbers above 0",
+    ),
+}
+
+
+def check(config: ConfigDict) -> None:
+    """Raises `UserError` at the first setting that is out of range."""
+    _check_rules(config, RULES, "config")
+    _check_rules(config.train, {**OPTIMIZER_RULES, **retrain.RULES}, "config.train")
+    for name, settings in config.methods.items():
+        if settings.method not in METHODS:
+            raise unknown("method", settings.method, METHODS)
+        if name in ("original", "retrained") or "/" in name:
+            raise UserError(f"a method is named {name!r}, which results use already; name it else")
+        rules = {**OPTIMIZER_RULES, **METHODS[settings.method].rules}
+        _check_rules(settings, rules, f"config.methods.{name}")
+    augment.build(config.augment)
+
+
+def _check_rules(config: ConfigDict, rules: dict[str, Rule], where: str) -> None:
+    """Holds each rule against its field, where the config has one."""
+    for path, (fits, allowed) in rules.items():
+        value: Any = config
+        for part in path.split("."):
+            value = value.get(part) if isinstance(value, ConfigDict) else None
+        if value is None:
+            continue
+        try:
+            good = fits(value)
+        except (TypeError, ValueError):
+            good = False
+        if not good:
+            raise UserError(f"{where}.{path} is {value!r}; allowed: {allowed}")

@@ -1,0 +1,402 @@
+"""One experiment from a config to a verdict; `run` reads like the flow of the library."""
+
+import dataclasses
+import functools
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from jaxunlearn import augment, data, devices, metrics, models, training
+from jaxunlearn import config as config_lib
+from jaxunlearn.data import forget
+from jaxunlearn.errors import UserError
+from jaxunlearn.methods import METHODS
+from jaxunlearn.methods.task import Shared, Task
+from jaxunlearn.report import figures, terminal
+from jaxunlearn.report.progress import progress
+from jaxunlearn.store import (
+    Store,
+    load_tree,
+    make_key,
+    read_meta,
+    read_npz,
+    save_tree,
+    write_npz,
+    write_text,
+)
+
+# What a run may change and still be the same run: these do not alter its numbers.
+INCIDENTAL = ("store", "devices", "checkpoint_every")
+SETS = ("train", "val", "test")
+
+
+def run(config: ConfigDict, workdir: str | Path, console: Console | None = None) -> dict[str, Any]:
+    """Runs the config's experiment and returns what `metrics.json` holds.
+
+    Args:
+      config: see `jaxunlearn.config.default`.
+      workdir: where results go; made if need be. It may hold an earlier run of the same config.
+      console: where the progress, the table and the notes are printed.
+
+    Raises:
+      UserError: the config, the data or the working directory is not as it must be; or training diverged.
+    """
+    console, workdir = console or Console(), Path(workdir)
+    config_lib.check(config)
+    dataset = data.load(config.data)
+    split, notes = forget.resolve(config.forget, dataset)
+    mesh = devices.make_mesh(config.devices)
+    _claim(workdir, config)
+    store = Store(Path(config.store or workdir.absolute().parent / "store"), console.print)
+    split.save(workdir / "split.npz")
+
+    lab = Lab(config, dataset, split, mesh, store, workdir, console)
+    report = lab.describe()
+    report["notes"] += notes
+    names = ["original", "retrained", *config.methods]
+    report["models"] = {name: {"per_seed": []} for name in names}
+    for seed in config.seeds:
+        original = lab.original(seed)
+        trained = {"original": original, "retrained": lab.retrained(seed)}
+        shared = Shared()
+        for name, settings in config.methods.items():
+            trained[name] = lab.unlearned(name, settings, seed, original, shared)
+        values = {name: lab.judge(name, seed, model) for name, model in trained.items()}
+        for name in names:
+            report["models"][name]["per_seed"].append(
+                lab.compare(values[name], values["retrained"], name)
+            )
+    for model in report["models"].values():
+        model["mean"], model["interval"] = metrics.summarise(model["per_seed"])
+
+    for note in report["notes"]:
+        console.print(f"Note: {note}", highlight=False)
+    terminal.print_table(report, console)
+    write_text(workdir / "table.md", terminal.markdown_table(report))
+    figures.draw(report, str(workdir / "figure.png"))
+    # Last: where it is, the results are whole.
+    write_text(workdir / "metrics.json", json.dumps(report, indent=1, allow_nan=False))
+    console.print(f"Results: {workdir}", highlight=False, soft_wrap=True)
+    return report
+
+
+class Stored(NamedTuple):
+    """A trained model in the store."""
+
+    key: str
+    path: Path
+
+    def variables(self) -> training.Variables:
+        """The model's variables, as numpy arrays."""
+        return load_tree(self.path / "variables")
+
+
+@dataclasses.dataclass(frozen=True)
+class Lab:
+    """What the stages of one experiment work with."""
+
+    config: ConfigDict
+    dataset: data.Dataset
+    split: forget.Split
+    mesh: jax.sharding.Mesh
+    store: Store
+    workdir: Path
+    console: Console
+
+    @functools.cached_property
+    def programs(self) -> training.Programs:
+        """Compiled programs, shared by all stages."""
+        return training.Programs(self.mesh)
+
+    @functools.cached_property
+    def images(self) -> jax.Array:
+        """The training images, put on the devices when the first model needs them."""
+        return devices.replicate(self.dataset.train.images, self.mesh)
+
+    def setup(self, settings: ConfigDict) -> training.Setup:
+        """What every step of a stage with these settings shares."""
+        config = self.config
+        return training.Setup(
+            model=models.build(num_classes=self.dataset.num_classes, **config.model),
+            num_classes=self.dataset.num_classes,
+            augment=augment.build(config.augment),
+            mean=tuple(config.data.mean),
+            std=tuple(config.data.std),
+            batch_size=settings.batch_size,
+            optimizer=settings.optimizer,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+        )
+
+    def original(self, seed: int) -> Stored:
+        """The model trained on all of train."""
+        everything = np.arange(len(self.dataset.train))
+        return self._trained(
+            "original", seed, forget.Split(everything[:0], everything), examples="all"
+        )
+
+    def retrained(self, seed: int) -> Stored:
+        """The same recipe and seed on the retain set only."""
+        return self._trained("retrained", seed, self.split, examples=self.split.fingerprint)
+
+    def _trained(self, name: str, seed: int, split: forget.Split, examples: str) -> Stored:
+        """A model trained by the original's recipe on the split's retain set."""
+        config = self.config
+        fields = {
+            "data": self.dataset.fingerprint,
+            "mean": config.data.mean,
+            "std": config.data.std,
+            "model": config.model.to_dict(),
+            "augment": config.augment,
+            "train": config.train.to_dict(),
+            "examples": examples,
+            "seed": seed,
+        }
+        settings = ConfigDict({"method": "retrain", **config.train.to_dict()})
+        return self._obtain(
+            name, seed, fields, settings, split, "train", lambda: self._initial(seed), Shared()
+        )
+
+    def unlearned(
+        self, name: str, settings: ConfigDict, seed: int, original: Stored, shared: Shared
+    ) -> Stored:
+        """What a method makes of the original; its parameters are put into the working directory too."""
+        fields = {
+            "original": original.key,
+            "split": self.split.fingerprint,
+            "method": settings.to_dict(),
+            "seed": seed,
+        }
+        model = self._obtain(
+            name, seed, fields, settings, self.split, "unlearn", original.variables, shared
+        )
+        _copy(model.path, self.workdir / "models" / f"{name}-seed{seed}")
+        return model
+
+    def _initial(self, seed: int) -> training.Variables:
+        """Freshly initialised variables."""
+        key = training.stage_key("init", seed, 0)
+        blank = np.zeros((1, *self.dataset.train.images.shape[1:]), np.float32)
+        key, blank = devices.replicate((key, blank), self.mesh)
+        init = self.setup(self.config.train).model.init
+        return self.programs(init, key, blank)(key, blank)
+
+    def _obtain(
+        self,
+        name: str,
+        seed: int,
+        fields: dict[str, Any],
+        settings: ConfigDict,
+        split: forget.Split,
+        stage: str,
+        start: Callable[[], training.Variables],
+        shared: Shared,
+    ) -> Stored:
+        """The model that the fields stand for: from the store, or trained now and put there."""
+        key = make_key(fields)
+        path = self.store.get(key)
+        if path is not None:
+            self.console.print(f"seed {seed} · {name}: in the store", highlight=False)
+            return Stored(key, path)
+        dataset, setup, programs = self.dataset, self.setup(settings), self.programs
+        task = Task(
+            original=start(),
+            split=split,
+            images=self.images,
+            labels=dataset.train.labels,
+            malignant=dataset.malignant,
+            seed=seed,
+            setup=setup,
+            programs=programs,
+            shared=shared,
+        )
+        saved = shared.seconds_saved
+
+        def checkpoint(done, state, history, seconds):
+            if done % self.config.checkpoint_every == 0:
+                meta = {"done": done, "history": history, "seconds": seconds}
+                leaves = jax.device_get(jax.tree.leaves(state))
+                kept = f"{key}.pass-{done:06d}"
+                self.store.put(kept, meta=meta, trees={"state": leaves})
+                self.store.remove(f"{key}.pass-*", but=kept)
+
+        with progress(self.console, f"seed {seed} · {name}") as update:
+            try:
+                result = training.run(
+                    METHODS[settings.method].passes(task, settings),
+                    task.original,
+                    self.images,
+                    setup,
+                    stage=stage,
+                    seed=seed,
+                    programs=programs,
+                    progress=update,
+                    resume=self._resume(key),
+                    checkpoint=checkpoint,
+                )
+            except training.DivergedError as error:
+                path = self.workdir / "diverged" / f"{name}-seed{seed}"
+                shutil.rmtree(path, ignore_errors=True)
+                save_tree(path, error.variables)
+                raise UserError(f"{name}, seed {seed}: {error}; last good parameters: {path}") from error
+        logits = {
+            which: training.predict(
+                result.variables,
+                self.images if which == "train" else getattr(dataset, which).images,
+                setup,
+                programs,
+                self.config.eval.batch_size,
+            )
+            for which in SETS
+        }
+        meta = {
+            "key": key,
+            "fields": fields,
+            "seconds": result.seconds + shared.seconds_saved - saved,
+            "compile_seconds": result.compile_seconds,
+            "history": result.history,
+        }
+        path = self.store.put(
+            key,
+            meta=meta,
+            trees={"variables": jax.device_get(result.variables)},
+            arrays={"logits": logits},
+        )
+        self.store.remove(f"{key}.pass-*")
+        return Stored(key, path)
+
+    def _resume(self, key: str):
+        """The furthest intact point of an interrupted run."""
+        for path in sorted(self.store.root.glob(f"{key}.pass-??????"), reverse=True):
+            entry = self.store.get(path.name)
+            if entry is not None:
+                meta = read_meta(entry)
+                self.console.print(f"resumed after epoch {meta['done']}", highlight=False)
+                return meta["done"], load_tree(entry / "state"), meta["history"], meta["seconds"]
+        return None
+
+    def judge(self, name: str, seed: int, model: Stored) -> dict[str, Any]:
+        """A model's values by its predictions, which are kept in the working directory."""
+        config, logits = self.config, read_npz(model.path / "logits.npz")
+        predictions = {}
+        for which in ("forget", "retain", "val", "test"):
+            indices = getattr(self.split, which, slice(None))
+            source = which if which in SETS else "train"
+            examples: data.Examples = getattr(self.dataset, source)
+            groups = None if examples.groups is None else examples.groups[indices]
+            predictions[which] = metrics.Predictions(
+                logits[source][indices], examples.labels[indices], groups
+            )
+        columns = {
+            f"{which}_{field}": value
+            for which, prediction in predictions.items()
+            for field, value in prediction._asdict().items()
+            if value is not None
+        }
+        write_npz(self.workdir / "predictions" / f"{name}-seed{seed}.npz", columns)
+        values = metrics.evaluate(
+            predictions,
+            malignant=self.dataset.malignant,
+            scenarios=config.eval.scenarios,
+            attack=config.eval.attack,
+            malignant_rule=config.eval.malignant_rule,
+            seed=seed,
+        )
+        meta = read_meta(model.path)
+        values = {"seed": seed, **values, "RTE": meta["seconds"]}
+        values["compile_seconds"] = meta["compile_seconds"]
+        return {"values": values, "test": predictions["test"]}
+
+    def compare(self, judged: dict, reference: dict, name: str) -> dict[str, Any]:
+        """The values with their differences to the retrained model's."""
+        values = metrics.compare(judged["values"], reference["values"])
+        if self.dataset.malignant and name != "retrained":
+            values["false_negatives"] = metrics.clinical.compare_false_negatives(
+                judged["test"],
+                reference["test"],
+                self.dataset.malignant,
+                self.config.eval.malignant_rule,
+            )
+        return values
+
+    def describe(self) -> dict[str, Any]:
+        """What the results say of the data, the split and the machine."""
+        config, dataset, split = self.config, self.dataset, self.split
+        packages = ("jaxunlearn", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+        device = self.mesh.devices.flat[0]
+        return {
+            "name": config.name,
+            "dataset": {
+                "name": dataset.name,
+                "num_classes": dataset.num_classes,
+                "class_names": list(dataset.class_names),
+                "malignant": list(dataset.malignant),
+                "licence": dataset.licence,
+                "synthetic": dataset.synthetic,
+                **{which: len(getattr(dataset, which)) for which in SETS},
+                "fingerprint": dataset.fingerprint,
+            },
+            "split": {
+                "forget": len(split.forget),
+                "retain": len(split.retain),
+                "fingerprint": split.fingerprint,
+            },
+            "seeds": list(config.seeds),
+            "versions": {
+                "python": platform.python_version(),
+                **{name: importlib.metadata.version(name) for name in packages},
+            },
+            "device": f"{self.mesh.size} × {device.platform} {device.device_kind}",
+            "attack": config.eval.attack,
+            "notes": [],
+        }
+
+
+def _claim(workdir: Path, config: ConfigDict) -> None:
+    """Makes the working directory, or sees that it holds a run of this very config."""
+    mine = json.loads(json.dumps(config.to_dict()))
+    kept = workdir / "config.json"
+    if kept.exists():
+        theirs = json.loads(kept.read_text())
+        for incidental in INCIDENTAL:
+            theirs.pop(incidental, None)
+        changed = [
+            field
+            for field in sorted({*mine, *theirs} - set(INCIDENTAL))
+            if mine.get(field) != theirs.get(field)
+        ]
+        if changed:
+            raise UserError(
+                f"{workdir} holds a run with another config ({', '.join(changed)} differ); give another "
+                "--workdir, or remove that one"
+            )
+    try:
+        (workdir / "predictions").mkdir(parents=True, exist_ok=True)
+        write_text(kept, json.dumps(mine, indent=1))
+    except OSError as error:
+        raise UserError(
+            f"the working directory {workdir} cannot be written ({error.strerror}); give another --workdir"
+        ) from error
+
+
+def _copy(entry: Path, target: Path) -> None:
+    """Copies a stored model's parameters and what is known of them, unless they are there already."""
+    meta = (entry / "meta.json").read_bytes()
+    if (target / "meta.json").exists() and (target / "meta.json").read_bytes() == meta:
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    shutil.copytree(entry, temporary)
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(temporary, target)

@@ -1,0 +1,49 @@
+"""The command line: `python -m jaxunlearn.main --config=configs/NAME.py --workdir=DIR`.
+
+This file is kept short: flags and one call. `jaxunlearn.experiment.run` is what notebooks and tests call.
+"""
+
+import sys
+from typing import NoReturn
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from jaxunlearn.errors import UserError
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "The experiment: a file of configs/; override a field by --config.FIELD=VALUE."
+)
+WORKDIR = flags.DEFINE_string("workdir", "", "Where results go; default: runs/NAME, NAME the config's.")
+
+
+def main(argv: list[str]) -> None:
+    """Runs the config's experiment; a user's error ends in one line and exit code 2."""
+    if argv[1:]:
+        fail(f"not understood: {' '.join(argv[1:])!r}; flags start with --, such as --config.seeds=0,1,2")
+    if CONFIG.value is None:
+        fail("no config given; give one such as --config=configs/quickstart.py")
+    from jaxunlearn import experiment
+
+    try:
+        experiment.run(CONFIG.value, WORKDIR.value or f"runs/{CONFIG.value.name}")
+    except UserError as error:
+        fail(str(error))
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Parses the flags; what a user can get wrong in them is one line too."""
+    try:
+        return app.parse_flags_with_usage(argv) if "--help" in argv else flags.FLAGS(argv)
+    except (flags.Error, UserError, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        fail(f"--config: {' '.join(str(error).split())}")
+
+
+def fail(message: str) -> NoReturn:
+    """Ends the program with one line and exit code 2."""
+    print(f"jaxunlearn: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse)

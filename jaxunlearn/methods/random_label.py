@@ -1,0 +1,65 @@
+"""Random relabelling (RL): train the forget set towards random labels, the retain set towards its own.
+
+Golatkar et al. 2020, https://arxiv.org/abs/1911.04933; as in Fan et al. 2024, https://arxiv.org/abs/2310.12508.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxunlearn.methods.task import Task
+from jaxunlearn.training import Objective, Pass, cross_entropy, stage_rng
+
+DEFAULTS = {
+    "epochs": 10,
+    "lr": 0.013,
+    "relabel": {
+        # False: over all classes, so that the true one can come up, as in the published code.
+        "exclude_true": False,
+        "every_epoch": False,  # False: drawn once for the request
+        "order": "mixed",  # one shuffled stream, or "forget_first": the forget set, then the retain set
+    },
+}
+ORDERS = ("mixed", "forget_first")
+RULES = {"relabel.order": (lambda value: value in ORDERS, ", ".join(ORDERS))}
+
+
+def relabel(task: Task, exclude_true: bool, draw: int = 0) -> np.ndarray:
+    """Returns labels int32 `[N]`: random ones on the forget set, the true ones elsewhere."""
+    rng = stage_rng("relabel", task.seed, draw)
+    labels, forget, classes = task.labels.copy(), task.split.forget, task.setup.num_classes
+    if exclude_true:
+        # A shift of 1 … C − 1 reaches each of the other classes alike.
+        labels[forget] = (labels[forget] + rng.integers(1, classes, len(forget))) % classes
+    else:
+        labels[forget] = rng.integers(0, classes, len(forget))
+    return labels
+
+
+def passes(
+    task: Task,
+    config: Any,
+    mask: Any = None,
+    objective: Objective = cross_entropy,
+    examples: Mapping[str, np.ndarray] | None = None,
+    context: Any = (),
+) -> Iterator[Pass]:
+    """Cross-entropy on the retain and the relabelled forget set; SalUn and its variants add to it."""
+    settings = config.relabel
+    both = np.concatenate([task.split.forget, task.split.retain])
+    sets = [both] if settings.order == "mixed" else [task.split.forget, task.split.retain]
+    for epoch in range(config.epochs):
+        labels = relabel(task, settings.exclude_true, epoch if settings.every_epoch else 0)
+        for indices in sets:
+            yield Pass(
+                objective,
+                indices,
+                labels,
+                config.lr,
+                of=config.epochs * len(sets),
+                mask=mask,
+                mask_gradient=mask is not None and config.mask.compat,
+                examples=examples or {},
+                context=context,
+            )

@@ -1,0 +1,53 @@
+"""How far a run is: a bar on a terminal, plain lines elsewhere."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+SECONDS_BETWEEN_LINES = 15.0
+
+
+@contextlib.contextmanager
+def progress(console: Console, title: str) -> Iterator[Callable[[float, int, float, float], None]]:
+    """Yields `update(share, images, loss, accuracy)`: share of the work done, images since the last call."""
+    start = line_at = time.monotonic()
+    seen = 0
+
+    def describe(images: int, loss: float, accuracy: float) -> str:
+        nonlocal seen
+        seen += images
+        rate = seen / max(time.monotonic() - start, 1e-9)
+        return f"{rate:6.0f} images/s  loss {loss:.3f}  accuracy {100 * accuracy:5.1f}%"
+
+    if console.is_terminal:
+        columns = (
+            TextColumn("{task.description:<32}"),
+            BarColumn(),
+            TextColumn("{task.percentage:3.0f}%"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[state]}"),
+        )
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task(title, total=1.0, state="compiling")
+            yield lambda share, images, loss, accuracy: bar.update(
+                task, completed=share, state=describe(images, loss, accuracy)
+            )
+        return
+
+    last = f"{title}: nothing to do"
+
+    def plain(share: float, images: int, loss: float, accuracy: float) -> None:
+        nonlocal line_at, last
+        now = time.monotonic()
+        left = (now - start) / max(share, 1e-9) * (1 - share)
+        state = describe(images, loss, accuracy)
+        last = f"{title}: {100 * share:3.0f}%  {left:4.0f} s left  {state}"
+        if now - line_at > SECONDS_BETWEEN_LINES and share < 1:
+            console.print(last, highlight=False, soft_wrap=True)
+            line_at = now
+
+    yield plain
+    console.print(last, highlight=False, soft_wrap=True)

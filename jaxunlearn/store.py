@@ -1,0 +1,150 @@
+"""Trained models kept under a hash of all that they depend on: never trained twice, never half there.
+
+An entry is a folder `KEY/` with an Orbax checkpoint `variables/`, the logits `logits.npz` and `meta.json`, which
+holds the SHA-256 of every other file. It is written under a temporary name and renamed, so two runs may
+share a store, and an entry whose files do not match is set aside, never used.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxunlearn.errors import UserError
+
+FORMAT = 1  # part of every key: raise it when an entry's meaning changes
+
+
+def make_key(fields: Any) -> str:
+    """The content hash of the fields (anything JSON can hold)."""
+    text = json.dumps({"format": FORMAT, "fields": fields}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Writes an `.npz` whole or not at all."""
+    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.npz")
+    np.savez(temporary, **arrays)
+    os.replace(temporary, path)
+
+
+def save_tree(path: Path, tree: Any) -> None:
+    """Writes a pytree of arrays as an Orbax checkpoint."""
+    import orbax.checkpoint as ocp
+
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        checkpointer.save(path.absolute(), tree)
+
+
+def load_tree(path: Path) -> Any:
+    """Reads an Orbax checkpoint as nested dicts and lists of numpy arrays."""
+    import jax
+    import orbax.checkpoint as ocp
+
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        tree = checkpointer.metadata(path.absolute()).item_metadata.tree
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        return checkpointer.restore(
+            path.absolute(), args=ocp.args.PyTreeRestore(restore_args=as_numpy)
+        )
+
+
+class Store:
+    """Entries by key in the folder `root`; `notice` is told, in a sentence, of what was set aside."""
+
+    def __init__(self, root: Path, notice: Callable[[str], None]):
+        self.root, self.notice = root, notice
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"the store {root} cannot be made ({error.strerror}); set store") from error
+
+    def get(self, key: str) -> Path | None:
+        """Returns the entry's folder, or None where there is none or it was damaged."""
+        path = self.root / key
+        if not path.exists():
+            return None
+        try:
+            files = json.loads((path / "meta.json").read_text())["files"]
+            intact = files == self._hashes(path)
+        except (OSError, ValueError, KeyError, TypeError):
+            intact = False
+        if intact:
+            return path
+        aside = path.with_name(f"{key}.damaged-{uuid.uuid4().hex[:8]}")
+        os.replace(path, aside)
+        self.notice(f"the stored entry {key} was damaged: set aside as {aside.name}, and made anew")
+        return None
+
+    def put(
+        self,
+        key: str,
+        *,
+        meta: dict[str, Any],
+        trees: dict[str, Any],
+        arrays: dict[str, dict[str, np.ndarray]] | None = None,
+    ) -> Path:
+        """Writes an entry: pytrees as Orbax checkpoints, arrays as `.npz`, `meta` as `meta.json`."""
+        path = self.root / key
+        temporary = self.root / f".{key}.{uuid.uuid4().hex}"
+        temporary.mkdir()
+        try:
+            for name, tree in trees.items():
+                save_tree(temporary / name, tree)
+            for name, columns in (arrays or {}).items():
+                write_npz(temporary / f"{name}.npz", columns)
+            text = json.dumps({**meta, "files": self._hashes(temporary)}, indent=1)
+            (temporary / "meta.json").write_text(text)
+            try:
+                os.rename(temporary, path)
+            except OSError:
+                if not path.exists():
+                    raise  # otherwise another run has put the same content there: keep that one
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        return path
+
+    def remove(self, pattern: str, but: str = "") -> None:
+        """Removes the entries whose names fit the pattern, but one."""
+        for path in self.root.glob(pattern):
+            if path.name != but:
+                shutil.rmtree(path, ignore_errors=True)
+
+    @staticmethod
+    def _hashes(path: Path) -> dict[str, str]:
+        """SHA-256 of every file of an entry but its `meta.json`, by relative path."""
+        return {
+            str(file.relative_to(path)): hash_file(file)
+            for file in sorted(path.rglob("*"))
+            if file.is_file() and file.name != "meta.json"
+        }
+
+
+def read_meta(path: Path) -> dict[str, Any]:
+    """What `put` was given as `meta`."""
+    return json.loads((path / "meta.json").read_text())
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an `.npz`, never a pickle."""
+    with np.load(path, allow_pickle=False) as archive:
+        return dict(archive)

@@ -1,0 +1,500 @@
+"""The train state, the compiled step, and the one loop that all training and unlearning uses.
+
+A method (see `jaxunlearn.methods`) is a generator of `Pass` and `Replace`; `run` carries them out. The step is
+pure and compiled once for each objective and shape. Everything that a step reads (the order of the examples,
+labels, learning rate, key) is on the device before its epoch starts, so the hot loop moves nothing.
+"""
+
+import dataclasses
+import functools
+import time
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxunlearn import devices
+from jaxunlearn.errors import UserError
+from jaxunlearn.models import Model
+
+Variables = dict[str, Any]  # {"params": pytree, and any other collection, such as "batch_stats"}
+
+
+class Batch(NamedTuple):
+    """What an objective sees of a batch.
+
+    Attributes:
+      images: normalised, float32 `[B, H, W, C]`.
+      targets: what each example is trained towards, float32 `[B, num_classes]`, rows sum to 1.
+      weight: 1 for an example, 0 for padding, float32 `[B]`.
+      examples: the pass's own per-example arrays, `[B, ...]` each.
+    """
+
+    images: jax.Array
+    targets: jax.Array
+    weight: jax.Array
+    examples: dict[str, jax.Array]
+
+    def mean(self, values: jax.Array) -> jax.Array:
+        """Mean of per-example values `[B]` over the examples that are not padding."""
+        return jnp.sum(values * self.weight) / jnp.sum(self.weight)
+
+
+# (params, logits float32 [B, num_classes], batch, the pass's context) -> scalar loss.
+# A module-level function: its identity is what the compiled step is kept under.
+Objective = Callable[[Any, jax.Array, Batch, Any], jax.Array]
+
+
+def cross_entropy(params: Any, logits: jax.Array, batch: Batch, context: Any) -> jax.Array:
+    """The mean cross-entropy to the batch's targets."""
+    del params, context
+    return batch.mean(optax.softmax_cross_entropy(logits, batch.targets))
+
+
+@dataclasses.dataclass(frozen=True)
+class Pass:
+    """Run `objective` over the examples `indices` for one epoch.
+
+    Attributes:
+      objective: see `Objective`.
+      indices: which training examples, int `[M]`; shuffled anew for each pass.
+      labels: the label that each training example is trained towards, int32 `[N]`.
+      lr: the learning rate of this pass.
+      of: how many passes the method makes in all, for the progress bar.
+      mask: saliency mask shaped like the parameters; True = may change. None: everything may.
+      mask_gradient: mask the gradient before the optimizer (as the published SalUn code does) rather than
+        the update after it; weight decay and momentum then still move masked-out weights.
+      examples: more arrays `[N, ...]` that the objective wants of each example, by name.
+      context: any pytree of arrays that the objective wants whole.
+    """
+
+    objective: Objective
+    indices: np.ndarray
+    labels: np.ndarray
+    lr: float
+    of: int = 1
+    mask: Any = None
+    mask_gradient: bool = False
+    examples: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    context: Any = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Replace:
+    """Replace the model's variables by these; the optimizer starts anew."""
+
+    variables: Variables
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What is the same for every step of a run; hashable, because the compiled step is kept under it."""
+
+    model: Model
+    num_classes: int
+    augment: Callable
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    batch_size: int
+    optimizer: str = "sgd"
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["params", "model_state", "opt_state", "position"],
+    meta_fields=[],
+)
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Parameters, the model's other collections, the optimizer's state, and the step within the epoch."""
+
+    params: Any
+    model_state: dict[str, Any]
+    opt_state: Any
+    position: jax.Array
+
+    @property
+    def variables(self) -> Variables:
+        """The model's variables."""
+        return {"params": self.params, **self.model_state}
+
+
+class Epoch(NamedTuple):
+    """All that the steps of one pass read, on the device: see `Pass`."""
+
+    order: jax.Array  # int32 [steps, batch]
+    weight: jax.Array  # float32 [steps, batch]
+    labels: jax.Array  # int32 [N]
+    lr: jax.Array
+    key: jax.Array
+    examples: dict[str, jax.Array]
+    context: Any
+
+
+class Result(NamedTuple):
+    """What a run gives.
+
+    Attributes:
+      variables: the trained variables.
+      seconds: the method's own run-time, compile time and checkpoints apart (RTE).
+      compile_seconds: time spent tracing and compiling.
+      history: loss and accuracy (fraction) of every pass.
+    """
+
+    variables: Variables
+    seconds: float
+    compile_seconds: float
+    history: list[dict[str, float]]
+
+
+class DivergedError(UserError):
+    """The loss became NaN or infinite; `variables` are the last good ones."""
+
+    def __init__(self, message: str, variables: Variables):
+        super().__init__(message)
+        self.variables = variables
+
+
+class Programs:
+    """Compiled programs by function, argument shapes and mesh, and the seconds that compiling took."""
+
+    def __init__(self, mesh: Mesh):
+        self.mesh = mesh
+        self.seconds = 0.0
+        self._compiled: dict[Any, Callable] = {}
+
+    def __len__(self) -> int:
+        return len(self._compiled)
+
+    def __call__(self, function: Callable, *args: Any, donate: tuple[int, ...] = ()) -> Callable:
+        """Returns `function` compiled for arguments like these; outputs lie whole on every device."""
+        leaves, structure = jax.tree.flatten(args)
+        shapes = tuple((leaf.shape, leaf.dtype, leaf.sharding) for leaf in leaves)
+        kept_under = (function, donate, structure, shapes)
+        if kept_under not in self._compiled:
+            start = time.perf_counter()
+            whole = NamedSharding(self.mesh, PartitionSpec())
+            jitted = jax.jit(function, donate_argnums=donate, out_shardings=whole)
+            self._compiled[kept_under] = jitted.lower(*args).compile()
+            self.seconds += time.perf_counter() - start
+        return self._compiled[kept_under]
+
+
+def stage_key(stage: str, seed: int, epoch: int) -> jax.Array:
+    """The key of one epoch: any step can be computed again alone, so resuming is exact."""
+    key = jax.random.fold_in(jax.random.key(seed), np.uint32(zlib.crc32(stage.encode())))
+    return jax.random.fold_in(key, np.uint32(epoch))
+
+
+def stage_rng(stage: str, seed: int, epoch: int = 0) -> np.random.Generator:
+    """The same for draws made on the host."""
+    return np.random.default_rng([zlib.crc32(stage.encode()), seed, epoch])
+
+
+def batches(indices: np.ndarray, batch_size: int, devices: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts indices `[M]` into batches: (int32 `[steps, batch]`, float32 weight `[steps, batch]`).
+
+    The last batch is filled up with the first examples again at weight 0: real images, so that batch norm's
+    moments stay those of the set, but none of them counts in a loss or a metric.
+    """
+    if batch_size % devices:
+        raise UserError(
+            f"batch_size is {batch_size} on {devices} devices; allowed: multiples of {devices}"
+        )
+    # A set smaller than a batch makes one small batch, a multiple of the devices.
+    size = min(batch_size, -(-len(indices) // devices) * devices)
+    steps = -(-len(indices) // size)
+    weight = np.arange(steps * size) < len(indices)
+    order = np.resize(indices, steps * size)
+    return (
+        order.reshape(steps, size).astype(np.int32),
+        weight.reshape(steps, size).astype(np.float32),
+    )
+
+
+def normalise(images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
+    """Images uint8 `[B, H, W, C]` to float32, (x/255 − mean)/std per channel."""
+    channels = images.shape[-1]
+    shift = jnp.broadcast_to(jnp.asarray(mean, jnp.float32), (channels,))
+    scale = jnp.broadcast_to(jnp.asarray(std, jnp.float32), (channels,))
+    return (images.astype(jnp.float32) / 255.0 - shift[None, None, None]) / scale[None, None, None]
+
+
+OPTIMIZERS: dict[str, Callable[[float, float], optax.GradientTransformation]] = {
+    # As PyTorch's SGD, which the papers use: m ← momentum·m + (g + weight_decay·θ); θ ← θ − lr·m.
+    "sgd": lambda momentum, decay: optax.chain(
+        optax.add_decayed_weights(decay), optax.trace(momentum)
+    ),
+    "adam": lambda momentum, decay: optax.chain(
+        optax.add_decayed_weights(decay), optax.scale_by_adam(b1=momentum)
+    ),
+    "adamw": lambda momentum, decay: optax.chain(
+        optax.scale_by_adam(b1=momentum), optax.add_decayed_weights(decay)
+    ),
+}
+
+
+def optimizer(setup: Setup) -> optax.GradientTransformation:
+    """The direction of the update, before the learning rate."""
+    return OPTIMIZERS[setup.optimizer](setup.momentum, setup.weight_decay)
+
+
+@functools.cache
+def make_step(setup: Setup, objective: Objective, mask_gradient: bool) -> Callable:
+    """Returns `step(state, images, epoch, mask) -> (state, metrics)`, pure; images uint8 `[N, H, W, C]`."""
+    tx = optimizer(setup)
+
+    def step(state: TrainState, images: jax.Array, epoch: Epoch, mask: Any):
+        index, weight = epoch.order[state.position], epoch.weight[state.position]
+        labels = epoch.labels[index]
+        drawn, targets = setup.augment(
+            images[index],
+            jax.nn.one_hot(labels, setup.num_classes),
+            jax.random.fold_in(epoch.key, state.position),
+        )
+        examples = {name: array[index] for name, array in epoch.examples.items()}
+        batch = Batch(normalise(drawn, setup.mean, setup.std), targets, weight, examples)
+
+        def loss_fn(params):
+            variables = {"params": params, **state.model_state}
+            logits, model_state = setup.model.apply(variables, batch.images, True)
+            return objective(params, logits, batch, epoch.context), (logits, model_state)
+
+        (loss, (logits, model_state)), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
+            state.params
+        )
+        finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradient))
+        if mask_gradient:
+            gradient = jax.tree.map(lambda g, m: jnp.where(m, g, 0), gradient, mask)
+        direction, opt_state = tx.update(gradient, state.opt_state, state.params)
+        params = jax.tree.map(lambda p, d: p - epoch.lr * d, state.params, direction)
+        if mask is not None and not mask_gradient:
+            # Last, so that neither weight decay nor momentum can move a frozen weight.
+            params = jax.tree.map(jnp.where, mask, params, state.params)
+        new = (params, model_state, opt_state)
+        old = (state.params, state.model_state, state.opt_state)
+        # A step that is not finite changes nothing: the last good parameters survive it.
+        kept = jax.tree.map(functools.partial(jnp.where, finite), new, old)
+        correct = jnp.sum(weight * (jnp.argmax(logits, -1) == labels))
+        metrics = {
+            "loss": loss * jnp.sum(weight),
+            "correct": correct,
+            "count": jnp.sum(weight),
+            "finite": finite,
+        }
+        return TrainState(*kept, position=state.position + 1), metrics
+
+    return step
+
+
+@functools.cache
+def make_scan(setup: Setup, objective: Objective, mask_gradient: bool) -> Callable:
+    """The whole epoch as one program, for accelerators."""
+    step = make_step(setup, objective, mask_gradient)
+
+    def scan(state: TrainState, images: jax.Array, epoch: Epoch, mask: Any):
+        return jax.lax.scan(
+            lambda state, _: step(state, images, epoch, mask), state, length=len(epoch.order)
+        )
+
+    return scan
+
+
+def on_cpu(mesh: Mesh) -> bool:
+    """Whether to call steps one by one: a scanned convolution step is ~20 times slower on a CPU."""
+    return mesh.devices.flat[0].platform == "cpu"
+
+
+def start_state(variables: Variables, setup: Setup, mesh: Mesh) -> TrainState:
+    """A state with copies of the variables (the step donates its state) and a fresh optimizer."""
+    copy = jax.tree.map(lambda leaf: np.array(leaf), variables)
+    opt_state = optimizer(setup).init(copy["params"])
+    model_state = {name: tree for name, tree in copy.items() if name != "params"}
+    state = TrainState(copy["params"], model_state, opt_state, np.int32(0))
+    return devices.replicate(state, mesh)
+
+
+# (share of the work done, images since the last call, loss, accuracy)
+Progress = Callable[[float, int, float, float], None]
+
+
+def run(
+    passes: Iterable[Pass | Replace],
+    variables: Variables,
+    images: jax.Array,
+    setup: Setup,
+    *,
+    stage: str,
+    seed: int,
+    programs: Programs,
+    progress: Progress = lambda *_: None,
+    resume: tuple[int, list[np.ndarray], list[dict[str, float]], float] | None = None,
+    checkpoint: Callable[[int, TrainState, list[dict[str, float]], float], None] | None = None,
+) -> Result:
+    """Carries out a method's passes.
+
+    Args:
+      passes: what to do, in order.
+      variables: where to start; left as they are.
+      images: training images uint8 `[N, H, W, C]`, on the mesh.
+      setup: what is the same for every step.
+      stage: names the randomness; with `seed` it fixes every draw.
+      seed: the run's seed.
+      programs: compiled programs, kept from run to run.
+      progress: called as the work goes on.
+      resume: (passes done, the state's leaves, history, seconds) of an earlier, interrupted run.
+      checkpoint: called after every pass with (passes done, state, history, seconds).
+
+    Raises:
+      DivergedError: the loss or the gradient became NaN or infinite.
+    """
+    mesh = programs.mesh
+    state = start_state(variables, setup, mesh)
+    done, history, seconds = 0, [], 0.0
+    if resume is not None:
+        done, leaves, history, seconds = resume
+        state = devices.replicate(jax.tree.unflatten(jax.tree.structure(state), leaves), mesh)
+    clock, compiled = time.perf_counter(), programs.seconds
+    compile_start = programs.seconds
+    for number, action in enumerate(passes):
+        if number < done:  # already in the state that we resumed from, and in its seconds
+            clock, compiled = time.perf_counter(), programs.seconds
+            continue
+        if isinstance(action, Replace):
+            state = start_state(action.variables, setup, mesh)
+        else:
+            state, metrics = _run_pass(
+                action, number, state, images, setup, stage, seed, programs, progress
+            )
+            history.append(metrics)
+        jax.block_until_ready(state)
+        seconds += time.perf_counter() - clock - (programs.seconds - compiled)
+        if checkpoint is not None:
+            checkpoint(number + 1, state, history, seconds)
+        clock, compiled = time.perf_counter(), programs.seconds
+    seconds += time.perf_counter() - clock - (programs.seconds - compiled)
+    return Result(state.variables, seconds, programs.seconds - compile_start, history)
+
+
+def _run_pass(
+    action: Pass,
+    number: int,
+    state: TrainState,
+    images: jax.Array,
+    setup: Setup,
+    stage: str,
+    seed: int,
+    programs: Programs,
+    progress: Progress,
+) -> tuple[TrainState, dict[str, float]]:
+    """One epoch over the pass's examples, in an order drawn for this pass."""
+    mesh = programs.mesh
+    indices = stage_rng(stage, seed, number).permutation(action.indices)
+    order, weight = batches(indices, setup.batch_size, mesh.size)
+    epoch = Epoch(
+        devices.shard_batches(order, mesh),
+        devices.shard_batches(weight, mesh),
+        *devices.replicate(
+            (
+                action.labels.astype(np.int32),
+                np.float32(action.lr),
+                stage_key(stage, seed, number),
+                dict(action.examples),
+                action.context,
+            ),
+            mesh,
+        ),
+    )
+    state = dataclasses.replace(state, position=devices.replicate(np.int32(0), mesh))
+    args = (state, images, epoch, action.mask)
+    reported = 0
+    if on_cpu(mesh):
+        step = programs(
+            make_step(setup, action.objective, action.mask_gradient), *args, donate=(0,)
+        )
+        rows: list[dict[str, Any]] = []
+        for position in range(len(order)):
+            state, metrics = step(state, images, epoch, action.mask)
+            rows.append(metrics)
+            if position:  # one step behind: the bar tells the truth and the device never waits
+                row = rows[position - 1] = jax.device_get(rows[position - 1])
+                progress(
+                    (number + position / len(order)) / action.of,
+                    int(row["count"]),
+                    float(row["loss"] / row["count"]),
+                    float(row["correct"] / row["count"]),
+                )
+                reported += int(row["count"])
+        values = jax.tree.map(lambda *leaves: np.stack(leaves), *jax.device_get(rows))
+    else:
+        scan = programs(
+            make_scan(setup, action.objective, action.mask_gradient), *args, donate=(0,)
+        )
+        state, metrics = scan(*args)
+        values = jax.device_get(metrics)
+    if not values["finite"].all():
+        step_number = int(np.argmin(values["finite"]))
+        raise DivergedError(
+            f"the loss became {values['loss'][step_number]} in epoch {number + 1}, step "
+            f"{step_number + 1} of {len(order)} (learning rate {action.lr:g}); a lower learning rate is "
+            "the usual mend",
+            jax.device_get(state.variables),
+        )
+    count = values["count"].sum()
+    summary = {
+        "loss": float(values["loss"].sum() / count),
+        "accuracy": float(values["correct"].sum() / count),
+    }
+    progress(
+        (number + 1) / action.of, len(indices) - reported, summary["loss"], summary["accuracy"]
+    )
+    return state, summary
+
+
+@functools.cache
+def make_forward(
+    model: Model, mean: tuple[float, ...], std: tuple[float, ...], scan: bool
+) -> Callable:
+    """Returns `forward(variables, images, order, position) -> logits`; with `scan`, of every batch."""
+
+    def forward(variables: Variables, images: jax.Array, order: jax.Array, position: jax.Array):
+        def one(index):
+            return model.apply(variables, normalise(images[index], mean, std), False)[0]
+
+        return jax.lax.map(one, order) if scan else one(order[position])
+
+    return forward
+
+
+def predict(
+    variables: Variables,
+    images: np.ndarray | jax.Array,
+    setup: Setup,
+    programs: Programs,
+    batch_size: int,
+) -> np.ndarray:
+    """Returns the logits float32 `[N, num_classes]` of images uint8 `[N, H, W, C]`, in evaluation mode."""
+    mesh = programs.mesh
+    count = len(images)
+    order, _ = batches(np.arange(count), -(-batch_size // mesh.size) * mesh.size, mesh.size)
+    variables, images, positions = devices.replicate(
+        (variables, images, list(np.arange(len(order), dtype=np.int32))), mesh
+    )
+    rows = devices.shard_batches(order, mesh)
+    scan = not on_cpu(mesh)
+    forward = programs(
+        make_forward(setup.model, setup.mean, setup.std, scan),
+        *(variables, images, rows, positions[0]),
+    )
+    if scan:
+        logits = np.asarray(forward(variables, images, rows, positions[0]))
+    else:
+        logits = np.stack([np.asarray(forward(variables, images, rows, p)) for p in positions])
+    return logits.reshape(-1, logits.shape[-1])[:count].astype(np.float32)
