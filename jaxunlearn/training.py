@@ -421,7 +421,8 @@ def _run_pass(
         )
         rows: list[dict[str, Any]] = []
         for position in range(len(order)):
-            state, metrics = step(state, images, epoch, action.mask)
+            with jax.transfer_guard("disallow"):  # all that a step reads is on the device already
+                state, metrics = step(state, images, epoch, action.mask)
             rows.append(metrics)
             if position:  # one step behind: the bar tells the truth and the device never waits
                 row = rows[position - 1] = jax.device_get(rows[position - 1])

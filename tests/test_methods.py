@@ -1,0 +1,227 @@
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+import toy
+
+from jaxunlearn import training
+from jaxunlearn.errors import UserError
+from jaxunlearn.methods import METHODS, random_label, salun_cra
+from jaxunlearn.saliency import saliency_mask
+
+# What every method must keep; a new method joins by being in the table.
+
+
+@pytest.fixture(params=sorted(METHODS))
+def method(request):
+    return request.param
+
+
+def test_same_seed_same_bits_and_another_seed_another_model(method):
+    first, again = toy.unlearn(method).variables, toy.unlearn(method).variables
+    assert toy.same_bits(first, again)
+    assert not toy.same_bits(first, toy.unlearn(method, toy.task(seed=1)).variables)
+
+
+def test_order_of_the_methods_does_not_matter(method):
+    alone = toy.unlearn(method).variables
+    shared = toy.task()
+    for other in sorted(METHODS, reverse=True):
+        result = toy.unlearn(other, shared).variables
+        if other == method:
+            assert toy.same_bits(alone, result)
+
+
+def test_an_empty_budget_returns_what_it_was_given(method):
+    assert toy.same_bits(toy.unlearn(method, epochs=0).variables, toy.initial())
+
+
+def test_structure_shapes_and_types_are_kept(method):
+    before, after = toy.initial(), toy.unlearn(method).variables
+    assert jax.tree.structure(before) == jax.tree.structure(jax.device_get(after))
+    for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+        assert a.shape == b.shape and a.dtype == b.dtype and np.isfinite(b).all()
+
+
+def test_the_second_run_compiles_nothing(method):
+    task = toy.task()
+    toy.unlearn(method, task)
+    compiled = len(task.programs)
+    toy.unlearn(method, task, lr=0.001)
+    assert len(task.programs) == compiled
+
+
+def test_the_original_changes(method):
+    assert not toy.same_bits(toy.unlearn(method).variables, toy.initial())
+
+
+def test_every_setting_is_read_and_documented(method):
+    module = inspect.getmodule(METHODS[method].passes)
+    assert module.__doc__ and "http" in module.__doc__ or method == "retrain"
+    for rule in METHODS[method].rules:
+        value = METHODS[method].defaults
+        for part in rule.split("."):
+            value = value[part]
+        assert METHODS[method].rules[rule][0](value)
+
+
+# Finetune.
+
+
+@pytest.mark.parametrize("method_of_retain_only", ["finetune", "retrain"])
+def test_retain_only_methods_never_read_the_forget_set(method_of_retain_only):
+    images, _ = toy.images_and_labels()
+    poisoned = images.copy()
+    poisoned[:10] = np.random.default_rng(9).integers(0, 256, poisoned[:10].shape)
+    clean = toy.unlearn(method_of_retain_only, toy.task(images=images))
+    assert toy.same_bits(
+        clean.variables,
+        toy.unlearn(method_of_retain_only, toy.task(images=poisoned)).variables,
+    )
+
+
+# Random labels.
+
+
+def test_random_labels_are_uniform_over_all_classes_as_published():
+    task = toy.task()
+    drawn = [random_label.relabel(task._replace(seed=s), False)[:10] for s in range(600)]
+    counts = np.bincount(np.concatenate(drawn), minlength=toy.NUM_CLASSES)
+    assert scipy.stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_random_labels_without_the_true_one_are_uniform_over_the_others():
+    task = toy.task()
+    shift = [
+        (random_label.relabel(task._replace(seed=s), True) - task.labels)[:10] % toy.NUM_CLASSES
+        for s in range(600)
+    ]
+    counts = np.bincount(np.concatenate(shift), minlength=toy.NUM_CLASSES)
+    assert counts[0] == 0
+    assert scipy.stats.chisquare(counts[1:]).pvalue > 1e-3
+
+
+def test_random_labels_leave_the_retain_set_and_the_truth_alone():
+    task = toy.task()
+    before = task.labels.copy()
+    assert (random_label.relabel(task, True)[10:] == before[10:]).all()
+    assert (task.labels == before).all()
+
+
+def test_labels_are_drawn_once_or_every_epoch():
+    for every_epoch in (False, True):
+        settings = toy.settings("random_label", epochs=4, relabel={"every_epoch": every_epoch})
+        labels = [p.labels for p in METHODS["random_label"].passes(toy.task(), settings)]
+        same = all((labels[0] == other).all() for other in labels[1:])
+        assert same is not every_epoch
+
+
+def test_forget_first_runs_the_forget_set_then_the_retain_set():
+    settings = toy.settings("random_label", relabel={"order": "forget_first"})
+    task = toy.task()
+    passes = list(METHODS["random_label"].passes(task, settings))
+    assert [len(p.indices) for p in passes] == [10, 30, 10, 30]
+    assert {p.of for p in passes} == {4}
+    (mixed, _) = METHODS["random_label"].passes(task, toy.settings("random_label"))
+    assert sorted(mixed.indices) == list(range(40))
+
+
+# SalUn.
+
+
+@pytest.mark.parametrize("method_with_a_mask", ["salun", "salun_cra"])
+@pytest.mark.parametrize("compat", [False, True])
+def test_frozen_weights_are_bit_equal_unless_compat(method_with_a_mask, compat):
+    task = toy.task()
+    settings = {"lr": 0.1, "weight_decay": 0.05, "mask": {"compat": compat}, "epochs": 3}
+    mask = saliency_mask(task, toy.settings(method_with_a_mask, **settings).mask)
+    result = toy.unlearn(method_with_a_mask, task, **settings)
+    leaves = zip(
+        jax.tree.leaves(jax.device_get(mask)),
+        jax.tree.leaves(toy.initial()["params"]),
+        jax.tree.leaves(jax.device_get(result.variables["params"])),
+        strict=True,
+    )
+    frozen_moved = changed = 0
+    for m, before, after in leaves:
+        frozen_moved += (before[~m].view(np.int32) != after[~m].view(np.int32)).sum()
+        changed += (before[m] != after[m]).sum()
+    assert changed > 0
+    assert bool(frozen_moved) is compat
+
+
+def test_salun_with_a_whole_mask_is_random_label():
+    whole = toy.unlearn("salun", mask={"ratio": 1.0})
+    assert toy.same_bits(whole.variables, toy.unlearn("random_label").variables)
+
+
+# SalUn-CRA.
+
+
+@pytest.mark.parametrize("kind", salun_cra.TARGETS)
+@pytest.mark.parametrize("weight", [1.0, 0.3])
+def test_cra_objective_equals_its_formula_in_numpy(kind, weight):
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(6, 4)).astype(np.float32) * 2
+    labels = np.array([0, 1, 2, 3, 2, 1])
+    unsure = np.array([False, True, True, False, True, False])
+    real = np.array([1, 1, 1, 1, 1, 0], np.float32)
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    losses = []
+    for row in range(5):  # the sixth is padding
+        if not unsure[row]:
+            losses.append(-np.log(p[row, labels[row]]))
+        elif kind == "entropy":
+            losses.append(weight * np.sum(p[row] * np.log(p[row] * 4)))
+        else:
+            q = np.full(4, 0.25) if kind == "uniform" else np.array([1 / 6, 1 / 6, 0.5, 1 / 6])
+            losses.append(weight * np.sum(q * np.log(q / p[row])))
+    objective = (
+        salun_cra.entropy_objective if kind == "entropy" else salun_cra.target_objective
+    )
+    batch = training.Batch(
+        None, jax.nn.one_hot(labels, 4), jnp.asarray(real), {"malignant": jnp.asarray(unsure)}
+    )
+    context = {
+        "weight": jnp.float32(weight),
+        "target": jnp.asarray(salun_cra.target(kind, 4, (2,))),
+    }
+    value = objective(None, jnp.asarray(logits), batch, context)
+    assert float(value) == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+def test_risk_neutral_target_puts_half_on_the_malignant_classes():
+    q = salun_cra.target("risk_neutral", 7, (0, 1, 4))
+    assert q.sum() == pytest.approx(1) and q[[0, 1, 4]].sum() == pytest.approx(0.5)
+    assert salun_cra.target("uniform", 7, (0, 1, 4))[[0, 1, 4]].sum() == pytest.approx(3 / 7)
+
+
+def test_cra_marks_the_forgotten_malignant_examples_only():
+    task = toy.task()
+    (action, _) = METHODS["salun_cra"].passes(task, toy.settings("salun_cra"))
+    marked = np.flatnonzero(action.examples["malignant"])
+    assert marked.tolist() == [i for i in range(10) if task.labels[i] == 2]
+    assert marked.size
+
+
+def test_cra_raises_the_entropy_of_forgotten_malignant_examples():
+    def entropy(variables, task, rows):
+        logits = training.predict(variables, task.images, task.setup, task.programs, 40)[rows]
+        p = np.asarray(jax.nn.softmax(jnp.asarray(logits)))
+        return -(p * np.log(p)).sum(1).mean()
+
+    task = toy.task()
+    trained = toy.unlearn("retrain", task, epochs=15, lr=0.1, batch_size=16).variables
+    task = task._replace(original=jax.device_get(trained))
+    rows = [i for i in range(10) if task.labels[i] == 2]
+    unlearned = toy.unlearn("salun_cra", task, epochs=20, lr=0.05, cra={"weight": 3.0}).variables
+    assert entropy(unlearned, task, rows) > entropy(task.original, task, rows) + 0.1
+
+
+@pytest.mark.parametrize("malignant", [(), (0, 1, 2)])
+def test_cra_without_both_kinds_is_a_users_error(malignant):
+    with pytest.raises(UserError, match=r"needs at least one malignant and one benign .*data\.malig"):
+        toy.unlearn("salun_cra", toy.task(malignant=malignant))

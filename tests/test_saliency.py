@@ -1,0 +1,84 @@
+import jax
+import numpy as np
+import optax
+import pytest
+import toy
+
+from jaxunlearn import saliency, training
+
+
+def flat(tree):
+    return np.concatenate([np.asarray(leaf).ravel() for leaf in jax.tree.leaves(tree)])
+
+
+def by_single_examples(task):
+    """The same gradient from one example at a time: mean over each batch, summed over batches."""
+    setup = task.setup
+    model = setup.model
+
+    def loss(params, image, label):
+        variables = {**task.original, "params": params}
+        x = training.normalise(image[None], setup.mean, setup.std)
+        logits, _ = model.apply(variables, x, False)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, label[None])[0]
+
+    gradient = jax.jit(jax.grad(loss))
+    images = np.asarray(task.images)
+    total = 0.0
+    for start in range(0, len(task.split.forget), setup.batch_size):
+        chunk = task.split.forget[start : start + setup.batch_size]
+        rows = [flat(gradient(task.original["params"], images[i], task.labels[i])) for i in chunk]
+        total = total + np.mean(np.asarray(rows, np.float64), 0)
+    return np.abs(total)
+
+
+@pytest.mark.parametrize("batch_size", [4, 16])
+@pytest.mark.parametrize("ratio", [0.1, 0.5])
+def test_mask_equals_one_from_single_examples(batch_size, ratio):
+    task = toy.task(the_setup=toy.setup(batch_size=batch_size))
+    expected = by_single_examples(task)
+    np.testing.assert_allclose(flat(saliency.forget_gradient(task)), expected, rtol=1e-3, atol=1e-6)
+    mask = flat(saliency.saliency_mask(task, toy.settings("salun", mask={"ratio": ratio}).mask))
+    assert mask.dtype == bool and mask.sum() == round(ratio * mask.size)
+    # Where the two differ, the values are equal to rounding.
+    threshold = np.sort(expected)[expected.size - mask.sum()]
+    differs = mask != (expected >= threshold)
+    np.testing.assert_allclose(expected[differs], threshold, rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.3, 1.0])
+def test_per_layer_takes_the_ratio_of_every_array(ratio):
+    task = toy.task()
+    settings = toy.settings("salun", mask={"ratio": ratio, "scope": "per_layer"})
+    for leaf in jax.tree.leaves(saliency.saliency_mask(task, settings.mask)):
+        assert np.asarray(leaf).sum() == round(ratio * leaf.size)
+
+
+def test_four_devices_make_the_same_mask():
+    config = toy.settings("salun").mask
+    one = flat(saliency.saliency_mask(toy.task(count=1), config))
+    four = flat(saliency.saliency_mask(toy.task(count=4), config))
+    assert (one != four).mean() < 0.01  # but for values equal to rounding
+
+
+@pytest.mark.parametrize(
+    "values, ratio, expected",
+    [
+        ([3.0, 1.0, 2.0, 0.0], 0.5, [1, 0, 1, 0]),
+        ([1.0, 1.0, 1.0, 1.0], 0.5, [1, 1, 0, 0]),  # ties: the first
+        ([0.0, 2.0, 2.0, 2.0, 9.0], 0.4, [0, 1, 0, 0, 1]),
+        ([1.0, 2.0], 0.0, [0, 0]),
+        ([1.0, 2.0], 1.0, [1, 1]),
+    ],
+)
+def test_top_marks_exactly_the_ratio(values, ratio, expected):
+    assert saliency.top(np.array(values), ratio).tolist() == [bool(x) for x in expected]
+
+
+def test_sharing_charges_the_time_to_all_who_use_it():
+    task = toy.task()
+    config = toy.settings("salun").mask
+    saliency.saliency_mask(task, config)
+    assert task.shared.seconds_saved == 0.0
+    saliency.saliency_mask(task, config)
+    assert task.shared.seconds_saved > 0.0

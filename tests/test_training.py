@@ -1,0 +1,213 @@
+import dataclasses
+from collections import Counter
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy
+
+from jaxunlearn import devices, models, training
+from jaxunlearn.errors import UserError
+
+TRACES = Counter()
+
+
+def counted_objective(params, logits, batch, context):
+    TRACES["counted"] += 1
+    return training.cross_entropy(params, logits, batch, context)
+
+
+def failing_objective(params, logits, batch, context):
+    """NaN as soon as an example with the mark comes by."""
+    marked = jnp.sum(batch.weight * batch.examples["marked"]) > 0
+    return jnp.where(marked, jnp.nan, training.cross_entropy(params, logits, batch, context))
+
+
+def train(passes, task=None, **kwargs):
+    task = task or toy.task()
+    return training.run(
+        passes,
+        task.original,
+        task.images,
+        task.setup,
+        stage="train",
+        seed=task.seed,
+        programs=task.programs,
+        **kwargs,
+    )
+
+
+def epochs(count, labels, objective=training.cross_entropy, indices=None, lr=0.05, **kwargs):
+    indices = np.arange(40) if indices is None else indices
+    return [training.Pass(objective, indices, labels, lr, of=count, **kwargs) for _ in range(count)]
+
+
+def test_batches_pad_with_real_examples_that_do_not_count():
+    order, weight = training.batches(np.arange(10, 17), 4, 1)
+    assert order.tolist() == [[10, 11, 12, 13], [14, 15, 16, 10]]
+    assert weight.tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
+    # A set smaller than a batch: one batch, of a size that the devices can split.
+    order, weight = training.batches(np.arange(3), 16, 2)
+    assert order.tolist() == [[0, 1, 2, 0]] and weight.tolist() == [[1, 1, 1, 0]]
+    with pytest.raises(UserError, match="batch_size is 6 on 4 devices; allowed: multiples of 4"):
+        training.batches(np.arange(3), 6, 4)
+
+
+def test_batch_mean_ignores_padding():
+    batch = training.Batch(None, None, jnp.array([1.0, 1.0, 0.0]), {})
+    assert batch.mean(jnp.array([2.0, 4.0, 100.0])) == 3.0
+
+
+def linear_model():
+    """logits = xᵀW, no batch norm: small enough to train by hand."""
+
+    def init(key, images):
+        return {"params": {"w": jax.random.normal(key, (images[0].size, toy.NUM_CLASSES)) * 0.1}}
+
+    def apply(variables, images, train):
+        return images.reshape(len(images), -1) @ variables["params"]["w"], {}
+
+    return models.Model(init, apply)
+
+
+def test_sgd_equals_pytorchs_formula_computed_by_hand():
+    model = linear_model()
+    setup = toy.setup(model=model, batch_size=16, momentum=0.9, weight_decay=0.01)
+    task = toy.task(the_setup=setup)
+    w = np.array(model.init(jax.random.key(0), np.zeros((1, 8, 8, 1)))["params"]["w"], np.float64)
+    task = task._replace(original={"params": {"w": w.astype(np.float32)}})
+    result = train(epochs(2, task.labels, lr=0.1), task)
+
+    velocity = np.zeros_like(w)
+    x = (np.asarray(task.images).reshape(40, -1) / 255 - 0.5) / 0.5
+    for epoch in range(2):
+        shuffled = training.stage_rng("train", 0, epoch).permutation(np.arange(40))
+        for chunk in (shuffled[:16], shuffled[16:32], shuffled[32:]):  # the last of 8 only
+            logits = x[chunk] @ w
+            p = np.exp(logits - logits.max(1, keepdims=True))
+            p /= p.sum(1, keepdims=True)
+            gradient = x[chunk].T @ (p - np.eye(3)[task.labels[chunk]]) / len(chunk)
+            velocity = 0.9 * velocity + gradient + 0.01 * w  # m ← μm + (g + λθ)
+            w = w - 0.1 * velocity
+    np.testing.assert_allclose(result.variables["params"]["w"], w, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", sorted(training.OPTIMIZERS))
+def test_every_optimizer_learns(optimizer):
+    setup = toy.setup(optimizer=optimizer)
+    task = toy.task(the_setup=setup)
+    result = train(epochs(12, task.labels, lr=0.05 if optimizer == "sgd" else 0.005), task)
+    assert result.history[-1]["loss"] < 0.6 * result.history[0]["loss"]
+
+
+def test_the_step_is_traced_once_for_all_epochs_rates_and_runs():
+    labels = toy.task().labels
+    for lr in (0.1, 0.01):
+        train(epochs(3, labels, counted_objective, lr=lr))
+    assert TRACES["counted"] == 1
+
+
+def test_same_seed_same_bits_other_seed_other_model():
+    task = toy.task()
+    first, second = (train(epochs(2, task.labels)).variables for _ in range(2))
+    assert toy.same_bits(first, second)
+    other = train(epochs(2, task.labels), toy.task(seed=1)).variables
+    assert not toy.same_bits(first, other)
+
+
+def test_the_start_is_left_as_it_was():
+    before = jax.tree.map(np.copy, toy.initial())
+    train(epochs(1, toy.task().labels))
+    assert toy.same_bits(before, toy.initial())
+
+
+def test_four_devices_give_the_numbers_of_one():
+    """Batch norm included: its moments are over the whole batch, wherever its parts lie."""
+    labels = toy.task().labels
+    one = train(epochs(3, labels), toy.task(count=1))
+    four = train(epochs(3, labels), toy.task(count=4))
+    assert len(jax.tree.leaves(four.variables)[0].devices()) == 4
+    for a, b in zip(jax.tree.leaves(one.variables), jax.tree.leaves(four.variables), strict=True):
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-3, atol=1e-4)
+    assert one.history[-1]["loss"] == pytest.approx(four.history[-1]["loss"], rel=1e-3)
+
+
+def test_the_scanned_epoch_of_accelerators_equals_the_loop(monkeypatch):
+    task = toy.task()
+    looped = train(epochs(2, task.labels))
+    logits = training.predict(looped.variables, task.images, task.setup, task.programs, 16)
+    monkeypatch.setattr(training, "on_cpu", lambda mesh: False)
+    scanned = train(epochs(2, task.labels))
+    assert scanned.history[-1]["accuracy"] == looped.history[-1]["accuracy"]
+    for a, b in zip(
+        jax.tree.leaves(looped.variables), jax.tree.leaves(scanned.variables), strict=True
+    ):
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-4, atol=1e-5)
+    mapped = training.predict(looped.variables, task.images, task.setup, task.programs, 16)
+    np.testing.assert_allclose(logits, mapped, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("done", [1, 2, 3])
+def test_resuming_after_any_pass_gives_the_same_bits(done):
+    task, points = toy.task(), {}
+
+    def checkpoint(number, state, history, seconds):
+        leaves = [np.array(leaf) for leaf in jax.tree.leaves(jax.device_get(state))]
+        points[number] = (number, leaves, list(history), seconds)
+
+    whole = train(epochs(4, task.labels), checkpoint=checkpoint)
+    resumed = train(epochs(4, task.labels), resume=points[done])
+    assert toy.same_bits(whole.variables, resumed.variables)
+    assert whole.history == resumed.history
+
+
+def test_a_loss_that_is_not_finite_stops_with_place_hint_and_last_good_parameters():
+    task = toy.task()
+    marked = np.zeros(40, np.float32)
+    second_epoch = training.stage_rng("train", 0, 1).permutation(np.arange(40))
+    passes = epochs(2, task.labels, failing_objective, examples={"marked": marked})
+    marked_later = marked.copy()
+    marked_later[second_epoch[16]] = 1  # first example of the second batch
+    passes[1] = dataclasses.replace(passes[1], examples={"marked": marked_later})
+    with pytest.raises(training.DivergedError, match=r"epoch 2, step 2 of 3 .*rate") as caught:
+        train(passes)
+    leaves = jax.tree.leaves(caught.value.variables)
+    assert all(np.isfinite(leaf).all() for leaf in leaves)
+    assert not toy.same_bits(caught.value.variables, task.original)  # the good steps are in them
+
+
+def test_replace_starts_over():
+    task = toy.task()
+    fresh = toy.initial(7)
+    result = train([*epochs(1, task.labels), training.Replace(fresh)])
+    assert toy.same_bits(result.variables, fresh)
+
+
+def test_progress_counts_every_image_and_ends_at_one():
+    calls = []
+    train(epochs(2, toy.task().labels), progress=lambda *row: calls.append(row))
+    assert sum(images for _, images, _, _ in calls) == 2 * 40
+    shares = [share for share, _, _, _ in calls]
+    assert shares == sorted(shares) and shares[-1] == 1.0
+
+
+def test_prediction_does_not_depend_on_the_batch_size():
+    task = toy.task()
+    a, b = (
+        training.predict(task.original, task.images, task.setup, task.programs, size)
+        for size in (7, 40)
+    )
+    assert a.shape == (40, toy.NUM_CLASSES) and a.dtype == np.float32
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_normalise_is_per_channel():
+    images = np.full((1, 1, 1, 3), 255, np.uint8)
+    out = training.normalise(jnp.asarray(images), (0.5, 0.0, 1.0), (0.5, 1.0, 2.0))
+    assert np.asarray(out).ravel().tolist() == [1.0, 1.0, 0.0]
+
+
+def test_too_many_devices_is_a_users_error():
+    with pytest.raises(UserError, match=r"devices is 99; allowed: 1 to 4"):
+        devices.make_mesh(99)
