@@ -47,7 +47,7 @@ def load(config: Any) -> Dataset:
         )
     counts = (config.count, config.count // 5, config.count // 3)
     train, val, test = (
-        # There are at most as many patients as images, so the sum of the images before numbers anew.
+        # At most as many patients as images: numbers from the sum of the sets before are new.
         _draw(np.random.default_rng((config.seed, i)), count, config.size, sum(counts[:i]))
         for i, count in enumerate(counts)
     )
@@ -107,10 +107,10 @@ def _lesions(rng: np.random.Generator, malignant: np.ndarray) -> dict[str, np.nd
 
     return {
         "radius": trait(0.46, 0.05, 0.08, 0.25),
-        "asymmetry": trait(0.05, 0.030, 0.025, 0.0),
-        "irregularity": trait(0.016, 0.012, 0.010, 0.0),
-        "variegation": trait(0.28, 0.20, 0.17, 0.0),
-        "texture": trait(0.08, 0.05, 0.05, 0.0),
+        "asymmetry": trait(0.05, 0.045, 0.025, 0.0),
+        "irregularity": trait(0.014, 0.018, 0.009, 0.0),
+        "variegation": trait(0.22, 0.42, 0.20, 0.0),
+        "texture": trait(0.08, 0.07, 0.05, 0.0),
         "softness": trait(0.16, 0.02, 0.05, 0.06),
         "darkness": trait(0.90, -0.06, 0.11, 0.55),
         "harmonics": _normal(rng, n, 7, 2),
