@@ -49,7 +49,7 @@ def load(config: Any) -> Dataset:
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         raise UserError(
             f"{path} cannot be read as a CIFAR archive (.tar.gz); give one of the layout of "
-            f"{_URL + filename} ({error})"
+            f"{_URL + filename} ({common.one_line(error)})"
         ) from error
     if config.name == "cifar10":
         train = _examples(path, files, r"data_batch_\d+\.bin", 1)

@@ -25,9 +25,14 @@ def fetch(url: str, md5: str, folder: Path, name: str) -> Path:
     except (OSError, ValueError) as error:  # no network or disk; another checksum
         raise UserError(
             f"cannot download {name}: get {url} (MD5 {md5}) by other means and put it in {folder} "
-            f"({' '.join(str(error).split())})"
+            f"({one_line(error)})"
         ) from error
     return path
+
+
+def one_line(error: Exception) -> str:
+    """What a library's error says, for the end of ours."""
+    return " ".join(str(error).split())[:300]
 
 
 def hold_out(examples: Examples, seed: int) -> tuple[Examples, Examples]:

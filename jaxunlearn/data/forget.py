@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxunlearn.data.common import one_line
 from jaxunlearn.data.dataset import Dataset
 from jaxunlearn.errors import UserError, unknown
 
@@ -206,7 +207,7 @@ def _indices(request: Any, dataset: Dataset) -> np.ndarray:
     values, counts = np.unique(indices, return_counts=True)
     if (counts > 1).any():
         raise UserError(
-            f"{path}: the index {values[counts > 1][0]} is listed {counts.max()} times; "
+            f"{path}: the index {values[counts > 1][0]} is listed {counts[counts > 1][0]} times; "
             "list each once"
         )
     return indices.astype(np.int64)
@@ -251,8 +252,7 @@ def _npz_arrays(path: str | os.PathLike, *names: str) -> list[np.ndarray]:
         return [file] if isinstance(file, np.ndarray) else [file[name] for name in names]
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(
-            f"{path} cannot be read as a file with {' and '.join(names)}: "
-            f"{' '.join(str(error).split())}"
+            f"{path} cannot be read as a file with {' and '.join(names)}: {one_line(error)}"
         ) from error
 
 
@@ -268,10 +268,10 @@ def _text_indices(path: Path) -> np.ndarray:
     for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
-                indices.append(int(line))
-            except ValueError as error:
+                indices.append(np.int64(line))
+            except (ValueError, OverflowError) as error:
                 raise UserError(
-                    f"{path}, line {number}: {line.strip()!r} is not an integer; "
-                    "give one index a line"
+                    f"{path}, line {number}: {line.strip()!r} is not an index; "
+                    "give one integer a line"
                 ) from error
     return np.array(indices, np.int64)

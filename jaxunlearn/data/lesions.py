@@ -106,13 +106,13 @@ def _lesions(rng: np.random.Generator, malignant: np.ndarray) -> dict[str, np.nd
         return np.maximum(value, low).astype(np.float32)
 
     return {
-        "radius": trait(0.46, 0.05, 0.08, 0.25),
-        "asymmetry": trait(0.05, 0.045, 0.025, 0.0),
-        "irregularity": trait(0.014, 0.018, 0.009, 0.0),
-        "variegation": trait(0.22, 0.42, 0.20, 0.0),
-        "texture": trait(0.08, 0.07, 0.05, 0.0),
+        "radius": trait(0.48, 0.06, 0.08, 0.25),
+        "asymmetry": trait(0.04, 0.06, 0.025, 0.0),
+        "irregularity": trait(0.012, 0.024, 0.009, 0.0),
+        "variegation": trait(0.18, 0.52, 0.20, 0.0),
+        "texture": trait(0.06, 0.09, 0.05, 0.0),
         "softness": trait(0.16, 0.02, 0.05, 0.06),
-        "darkness": trait(0.90, -0.06, 0.11, 0.55),
+        "darkness": trait(0.92, -0.08, 0.09, 0.55),
         "harmonics": _normal(rng, n, 7, 2),
         "waves": _normal(rng, n, 4, 3, sd=0.8),
         "tint": _normal(rng, n, 3, sd=0.012),
@@ -186,7 +186,7 @@ def _paint(rng: np.random.Generator, look: dict[str, np.ndarray], size: int) -> 
         lesion += red * (_RED[channel] - lesion)
         skin = col["skin"][channel]
         value = (skin + inside * (lesion - skin)) * light * keep * col["cast"][channel]
-        value += np.float32(0.08) * (grain[..., channel] - np.float32(0.5))
+        value += np.float32(0.06) * (grain[..., channel] - np.float32(0.5))
         images[..., channel] = np.rint(np.clip(value, 0, 1) * 255)
     return images
 

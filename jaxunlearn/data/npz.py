@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxunlearn.data.common import one_line
 from jaxunlearn.data.dataset import Dataset, Examples
 from jaxunlearn.errors import UserError
 
@@ -50,10 +51,10 @@ def read(path: str | os.PathLike) -> tuple[tuple[Examples, Examples, Examples], 
     try:
         with np.load(path, allow_pickle=False) as file:  # a pickle could run any code
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(
             f"{path} cannot be read as a .npz of plain arrays (pickled ones are not allowed); "
-            f"save it again by numpy.savez ({' '.join(str(error).split())})"
+            f"save it again by numpy.savez ({one_line(error)})"
         ) from error
     needed = [f"{s}_{kind}" for s in ("train", "val", "test") for kind in ("images", "labels")]
     missing = [name for name in needed if name not in arrays]

@@ -37,11 +37,10 @@ def load(config: Any) -> Dataset:
         splits = tensorflow_datasets.data_source(name, data_dir=folder, download=False)
     # What TFDS raises for: no such folder; no TensorFlow; records without random access; no name.
     except (AssertionError, ImportError, NotImplementedError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"TFDS set {name!r} is not prepared in {folder or '~/tensorflow_datasets'}: TFDS needs "
             f"TensorFlow, only to prepare images; where it is installed, run `tfds build {name} "
-            f"--file_format=array_record` and copy the folder ({reason})"
+            f"--file_format=array_record` and copy the folder ({common.one_line(error)})"
         ) from error
     if "train" not in splits or "test" not in splits:
         raise UserError(

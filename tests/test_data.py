@@ -1,0 +1,385 @@
+import hashlib
+import io
+import sys
+import tarfile
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from jaxunlearn import data
+from jaxunlearn.data import common, medmnist
+from jaxunlearn.errors import UserError
+
+
+def config(name, **fields):
+    defaults = dict(
+        path="", root="", size=28, malignant=(), binary=False, seed=0, count=60, tfds_name=""
+    )
+    return ConfigDict(defaults | fields | {"name": name})
+
+
+def arrays(num_classes=2, grey=True, **changes):
+    """A file's content in MedMNIST's layout: 12, 6 and 8 examples."""
+    rng = np.random.default_rng(0)
+    made = {}
+    for name, n in (("train", 12), ("val", 6), ("test", 8)):
+        shape = (n, 28, 28) if grey else (n, 28, 28, 3)
+        made[f"{name}_images"] = rng.integers(0, 256, shape, np.uint8)
+        made[f"{name}_labels"] = (np.arange(n) % num_classes).astype(np.uint8)[:, None]
+    made |= changes
+    return {name: array for name, array in made.items() if array is not None}
+
+
+def saved(path, **content):
+    np.savez(path, **content)
+    return str(path)
+
+
+def error_of(asked):
+    with pytest.raises(UserError) as error:
+        data.load(asked)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+# The table.
+
+
+def test_an_unknown_name_lists_the_near_ones():
+    assert "unknown dataset 'pathmist': did you mean 'pathmnist'" in error_of(config("pathmist"))
+
+
+def test_every_2d_set_of_medmnist_has_a_row():
+    assert len(medmnist.FLAGS) == 11 and set(medmnist.FLAGS) < set(data.SOURCES)
+    sums = [md5 for info in medmnist.FLAGS.values() for md5 in info.md5]
+    assert len(set(sums)) == 44 and all(len(md5) == 32 for md5 in sums)
+
+
+# MedMNIST.
+
+
+def test_medmnist_brings_grey_images_and_label_columns_to_the_contract(tmp_path):
+    content = arrays()
+    dataset = data.load(config("breastmnist", path=saved(tmp_path / "mine.npz", **content)))
+    assert dataset.train.images.shape == (12, 28, 28, 1)
+    assert np.array_equal(dataset.val.images[..., 0], content["val_images"])
+    assert dataset.train.labels.shape == (12,) and dataset.train.labels.dtype == np.int32
+    assert dataset.class_names == ("malignant", "normal, benign")
+    assert dataset.malignant == (0,) and dataset.licence == "CC BY 4.0" and not dataset.synthetic
+
+
+def test_binary_breastmnist_turns_its_labels_round(tmp_path):
+    path = saved(tmp_path / "mine.npz", **arrays())
+    plain = data.load(config("breastmnist", path=path))
+    binary = data.load(config("breastmnist", path=path, binary=True))
+    assert np.array_equal(binary.train.labels, 1 - plain.train.labels)
+    assert binary.class_names == ("benign", "malignant") and binary.malignant == (1,)
+    assert binary.fingerprint != plain.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("name", "malignant", "expected"),
+    [("dermamnist", (), {0, 1, 4}), ("pathmnist", (), {7, 8}), ("octmnist", (1,), {1})],
+)
+def test_binary_marks_the_default_or_the_given_classes(name, malignant, expected, tmp_path):
+    num_classes = len(medmnist.FLAGS[name].class_names)
+    path = saved(tmp_path / "mine.npz", **arrays(num_classes, grey=False))
+    plain = data.load(config(name, path=path))
+    binary = data.load(config(name, path=path, malignant=malignant, binary=True))
+    assert set(plain.train.labels[binary.train.labels == 1]) == expected
+    assert not set(plain.train.labels[binary.train.labels == 0]) & expected
+
+
+def test_binary_needs_malignant_classes(tmp_path):
+    path = saved(tmp_path / "mine.npz", **arrays())
+    asked = config("pneumoniamnist", path=path, binary=True)
+    assert "counts 0 of 2 as malignant; set data.malignant" in error_of(asked)
+    asked = config("pneumoniamnist", path=path, binary=True, malignant=(0, 1))
+    assert "counts 2 of 2 as malignant" in error_of(asked)
+    asked = config("pneumoniamnist", path=path, malignant=(2,))
+    assert "data.malignant names the class 2; allowed: 0 to 1" in error_of(asked)
+
+
+def test_chestmnist_is_refused_as_multi_label():
+    assert "'chestmnist' is multi-label" in error_of(config("chestmnist"))
+
+
+def test_an_unpublished_size_is_refused():
+    assert "data.size=32 is not published" in error_of(config("pathmnist", size=32))
+
+
+def test_labels_beyond_the_sets_classes_are_refused(tmp_path):
+    path = saved(tmp_path / "mine.npz", **arrays(num_classes=3))
+    assert "train labels run from 0 to 2; allowed: 0 to 1" in error_of(
+        config("breastmnist", path=path)
+    )
+
+
+def published(monkeypatch, flag, content, size=28):
+    """Makes `content` the published file of a flag; returns its bytes."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **content)
+    info, sums = medmnist.FLAGS[flag], list(medmnist.FLAGS[flag].md5)
+    sums[medmnist.SIZES.index(size)] = hashlib.md5(buffer.getvalue()).hexdigest()
+    monkeypatch.setitem(medmnist.FLAGS, flag, info._replace(md5=tuple(sums)))
+    return buffer.getvalue()
+
+
+def test_a_missing_file_is_fetched_once_from_the_published_address(monkeypatch, tmp_path):
+    content = published(monkeypatch, "bloodmnist", arrays(8, grey=False), size=64)
+    asked_for = []
+
+    def retrieve(url, known_hash, fname, path):
+        asked_for.append((url, known_hash))
+        path.mkdir(parents=True)
+        (path / fname).write_bytes(content)
+
+    monkeypatch.setattr(common.pooch, "retrieve", retrieve)
+    root = tmp_path / "new"
+    for _ in range(2):
+        dataset = data.load(config("bloodmnist", size=64, root=str(root)))
+        assert dataset.name == "bloodmnist_64" and len(dataset.train) == 12
+    assert (root / "bloodmnist_64.npz").exists()
+    url = "https://zenodo.org/records/10519652/files/bloodmnist_64.npz?download=1"
+    assert asked_for == [(url, "md5:" + hashlib.md5(content).hexdigest())]
+
+
+@pytest.mark.parametrize("error", [ConnectionError("no\nnetwork"), ValueError("hash differs")])
+def test_a_failed_download_says_how_to_do_it_by_hand(error, monkeypatch, tmp_path):
+    def retrieve(*_, **__):
+        raise error
+
+    monkeypatch.setattr(common.pooch, "retrieve", retrieve)
+    message = error_of(config("dermamnist", root=str(tmp_path)))
+    for part in (
+        "https://zenodo.org/records/10519652/files/dermamnist.npz?download=1",
+        "0744692d530f8e62ec473284d019b0c7",
+        str(tmp_path),
+    ):
+        assert part in message
+    message = error_of(config("cifar10", root=str(tmp_path)))
+    assert "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz" in message
+
+
+def test_a_file_with_another_checksum_is_never_used(tmp_path):
+    path = saved(tmp_path / "dermamnist.npz", **arrays(7, grey=False))
+    given = hashlib.md5((tmp_path / "dermamnist.npz").read_bytes()).hexdigest()
+    message = error_of(config("dermamnist", root=str(tmp_path)))
+    assert f"{path} has the MD5 {given}" in message
+    assert "published: 0744692d530f8e62ec473284d019b0c7; delete it" in message
+
+
+# A user's own .npz.
+
+
+def test_npz_keeps_groups_and_names_the_classes_by_number(tmp_path):
+    content = arrays(3, grey=False, train_groups=np.arange(12), test_groups=np.arange(8) + 12)
+    dataset = data.load(config("npz", path=saved(tmp_path / "ward7.npz", **content)))
+    assert dataset.name == "ward7" and dataset.class_names == ("0", "1", "2")
+    assert dataset.train.groups.dtype == np.int32 and dataset.val.groups is None
+    assert dataset.test.groups.tolist() == list(range(12, 20))
+
+
+def test_npz_may_name_its_classes(tmp_path):
+    content = arrays(class_names=np.array(["naevus", "melanoma", "other"]))
+    dataset = data.load(config("npz", path=saved(tmp_path / "a.npz", **content), malignant=(1,)))
+    assert dataset.class_names == ("naevus", "melanoma", "other") and dataset.malignant == (1,)
+
+
+def test_the_fingerprint_follows_the_arrays_not_the_file(tmp_path):
+    first = data.load(config("npz", path=saved(tmp_path / "a.npz", **arrays())))
+    again = data.load(config("npz", path=saved(tmp_path / "b.npz", **arrays())))
+    labels = np.zeros((8, 1), np.uint8)
+    other = data.load(config("npz", path=saved(tmp_path / "c.npz", **arrays(test_labels=labels))))
+    assert first.fingerprint == again.fingerprint != other.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(val_labels=None, test_images=None), "lacks val_labels, test_images; needed: train_"),
+        (dict(train_labels=np.array([None] * 12)), "pickled ones are not allowed"),
+        (dict(train_images=np.zeros((12, 28, 28))), "train_images are float64 [12, 28, 28]"),
+        (dict(val_images=np.zeros((6, 28), np.uint8)), "val_images are uint8 [6, 28]; allowed"),
+        (dict(val_images=np.zeros((0, 28, 28), np.uint8)), "at least one image"),
+        (dict(val_images=np.zeros((6, 28, 28, 2), np.uint8)), "1 or 3"),
+        (dict(val_images=np.zeros((6, 32, 32), np.uint8)), "all three sets need one shape"),
+        (dict(val_images=np.zeros((5, 28, 28), np.uint8)), "val has 5 images and labels"),
+        (dict(val_labels=np.zeros((6, 14), int)), "val_labels are int64 [6, 14]; allowed: int"),
+        (dict(val_labels=np.zeros(6)), "val_labels are float64 [6]"),
+        (dict(val_labels=np.arange(6) - 1), "val labels run from -1 to 4"),
+        (dict(val_labels=np.full(6, 2**40)), "val_labels do not fit 32 bits"),
+        (dict(test_labels=np.full(8, 10**9)), "the highest label is 1000000000"),
+        (dict(class_names=np.array(["only"])), "1 class; at least 2 are needed"),
+        (dict(class_names=np.array([1, 2])), "class_names are int64 [2]; allowed: a unicode"),
+        (dict(train_groups=np.arange(11)), "groups of shape [11]"),
+        (dict(train_groups=np.array(["p"] * 12)), "train_groups are <U1 [12]"),
+    ],
+)
+def test_each_wrong_npz_says_what_to_do(changes, message, tmp_path):
+    path = saved(tmp_path / "a.npz", **arrays(**changes))
+    assert message in error_of(config("npz", path=path))
+
+
+def test_one_class_alone_is_refused(tmp_path):
+    path = saved(tmp_path / "a.npz", **arrays(num_classes=1))
+    assert "1 class; at least 2 are needed" in error_of(config("npz", path=path))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04broken", b"\x80\x04pickle", b"\x93NUMPY"])
+def test_a_file_that_is_no_npz_is_refused(content, tmp_path):
+    (tmp_path / "a.npz").write_bytes(content)
+    assert "cannot be read as a .npz" in error_of(config("npz", path=str(tmp_path / "a.npz")))
+
+
+def test_a_truncated_npz_and_a_lone_npy_are_refused(tmp_path):
+    whole = open(saved(tmp_path / "a.npz", **arrays()), "rb").read()
+    (tmp_path / "b.npz").write_bytes(whole[: len(whole) // 2])
+    assert "cannot be read as a .npz" in error_of(config("npz", path=str(tmp_path / "b.npz")))
+    np.save(tmp_path / "c.npy", np.arange(3))
+    assert "cannot be read as a .npz" in error_of(config("npz", path=str(tmp_path / "c.npy")))
+
+
+def test_npz_needs_a_file_that_exists(tmp_path):
+    assert "needs data.path" in error_of(config("npz"))
+    assert "no file" in error_of(config("npz", path=str(tmp_path / "none.npz")))
+    assert "no file" in error_of(config("pathmnist", path=str(tmp_path / "none.npz")))
+
+
+# CIFAR.
+
+
+def archive(path, files):
+    with tarfile.open(path, "w:gz") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(f"folder/{name}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return str(path)
+
+
+def records(label_rows):
+    """Records whose pixels tell channel, row and label apart."""
+    chw = np.zeros((3, 32, 32), np.uint8)
+    chw[0, 0, :], chw[2, :, 31] = 200, 100
+    return b"".join(bytes(row) + (chw + row[-1]).astype(np.uint8).tobytes() for row in label_rows)
+
+
+def cifar10(path):
+    files = {f"data_batch_{i}.bin": records([[c] for c in range(10)]) for i in range(1, 6)}
+    return archive(path, files | {"test_batch.bin": records([[3], [9]]), "readme.html": b"x"})
+
+
+def test_cifar10_is_read_from_the_archive(tmp_path):
+    dataset = data.load(config("cifar10", path=cifar10(tmp_path / "a.tar.gz")))
+    assert [len(dataset.train), len(dataset.val), len(dataset.test)] == [45, 5, 2]
+    assert dataset.class_names[3] == "cat" and dataset.test.labels.tolist() == [3, 9]
+    image = dataset.test.images[0].astype(int) - 3  # [H, W, C]
+    assert image.shape == (32, 32, 3)
+    assert (image[0, :, 0] == 200).all() and (image[1:, :, 0] == 0).all()
+    assert (image[:, 31, 2] == 100).all() and (image[:, :31, 2] == 0).all()
+    # The pixel in the middle tells the label, so images and labels stayed together.
+    for examples in (dataset.train, dataset.val):
+        assert np.array_equal(examples.images[:, 16, 16, 1], examples.labels)
+
+
+def test_the_validation_split_follows_the_seed(tmp_path):
+    path = cifar10(tmp_path / "a.tar.gz")
+    seeds = (0, 0, 1)
+    first, again, other = (data.load(config("cifar10", path=path, seed=s)) for s in seeds)
+    assert first.fingerprint == again.fingerprint != other.fingerprint
+
+
+def test_cifar100_takes_the_fine_label_and_its_name(tmp_path):
+    rows = [[19, c] for c in range(100)]
+    files = {"train.bin": records(rows), "test.bin": records(rows[:7])}
+    named = {"fine_label_names.txt": "\n".join(f"kind{c}" for c in range(100)).encode()}
+    dataset = data.load(config("cifar100", path=archive(tmp_path / "a.tar.gz", files | named)))
+    assert [len(dataset.train), len(dataset.val), len(dataset.test)] == [90, 10, 7]
+    assert dataset.test.labels.tolist() == list(range(7)) and dataset.class_names[42] == "kind42"
+    plain = data.load(config("cifar100", path=archive(tmp_path / "b.tar.gz", files)))
+    assert plain.class_names[42] == "42"
+
+
+def test_each_wrong_archive_says_what_to_do(tmp_path):
+    path = archive(tmp_path / "a.tar.gz", {"test_batch.bin": records([[1]])})
+    assert "0 bytes in files named data_batch" in error_of(config("cifar10", path=path))
+    files = {"data_batch_1.bin": records([[1]])[:-1], "test_batch.bin": records([[1]])}
+    path = archive(tmp_path / "b.tar.gz", files)
+    assert "records of 3073 bytes" in error_of(config("cifar10", path=path))
+    whole = open(cifar10(tmp_path / "c.tar.gz"), "rb").read()
+    for content in (b"no archive", whole[: len(whole) // 2]):
+        (tmp_path / "d.tar.gz").write_bytes(content)
+        message = error_of(config("cifar10", path=str(tmp_path / "d.tar.gz")))
+        assert "cannot be read as a CIFAR archive" in message
+    assert "cannot be read" in error_of(config("cifar10", path=str(tmp_path / "none.tar.gz")))
+    files = {"data_batch_1.bin": records([[1], [77]]), "test_batch.bin": records([[1]])}
+    path = archive(tmp_path / "e.tar.gz", files)
+    assert "labels run from" in error_of(config("cifar10", path=path))
+
+
+# TensorFlow Datasets, by a module that mimics what the source uses of it.
+
+
+class Source(list):
+    """What `tfds.data_source` gives for one split: a sequence that knows its data set."""
+
+    def __init__(self, examples, names=("no", "yes")):
+        super().__init__(examples)
+        features = {"image": object(), "label": SimpleNamespace(names=list(names))}
+        self.dataset_info = SimpleNamespace(features=features)
+
+
+def examples(n, size=8):
+    return [{"image": np.full((size, size, 3), i, np.uint8), "label": i % 2} for i in range(n)]
+
+
+@pytest.fixture
+def tfds(monkeypatch):
+    """The fake module: set `splits` to a dict of sources or to an exception."""
+    module = SimpleNamespace(splits={}, calls=[])
+
+    def data_source(name, *, split=None, data_dir=None, download=True):
+        module.calls.append((name, split, data_dir, download))
+        if isinstance(module.splits, Exception):
+            raise module.splits
+        return module.splits
+
+    module.data_source = data_source
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", module)
+    return module
+
+
+def test_tfds_reads_the_prepared_splits(tfds):
+    tfds.splits = {"train": Source(examples(9)), "validation": Source(examples(4))}
+    tfds.splits["test"] = Source(examples(5))
+    dataset = data.load(config("tfds", tfds_name="cells/v2", root="/sets"))
+    assert tfds.calls == [("cells/v2", None, "/sets", False)]
+    assert [len(dataset.train), len(dataset.val), len(dataset.test)] == [9, 4, 5]
+    assert dataset.name == "cells/v2" and dataset.class_names == ("no", "yes")
+    assert np.array_equal(dataset.train.images[:, 0, 0, 0], np.arange(9))
+
+
+def test_tfds_without_validation_holds_out_a_tenth(tfds):
+    tfds.splits = {"train": Source(examples(40)), "test": Source(examples(5))}
+    dataset = data.load(config("tfds", tfds_name="cells"))
+    assert [len(dataset.train), len(dataset.val)] == [36, 4]
+    assert not set(dataset.train.images[:, 0, 0, 0]) & set(dataset.val.images[:, 0, 0, 0])
+
+
+def test_each_wrong_tfds_set_says_what_to_do(tfds, monkeypatch):
+    asked = config("tfds", tfds_name="cells")
+    tfds.splits = {"train": Source(examples(9))}
+    assert "has the splits train; needed: train and test" in error_of(asked)
+    tfds.splits = {"train": Source(examples(9)), "test": Source(examples(2) + examples(2, size=9))}
+    assert "images of 2 sizes" in error_of(asked)
+    del tfds.splits["train"].dataset_info.features["label"]
+    assert "has the features image; needed: image, and label" in error_of(asked)
+    tfds.splits = AssertionError("could not find data;\nplease prepare")
+    message = error_of(asked)
+    assert "TFDS needs TensorFlow, only to prepare images" in message and "tfds build" in message
+    assert "needs data.tfds_name" in error_of(config("tfds"))
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)  # as if not installed
+    assert "pip install 'jaxunlearn[tfds]'" in error_of(asked)

@@ -1,0 +1,237 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ml_collections import ConfigDict
+
+from jaxunlearn.data import Dataset, Examples
+from jaxunlearn.data.forget import REQUESTS, Split, resolve
+from jaxunlearn.errors import UserError
+
+
+def request(**fields):
+    defaults = dict(
+        kind="fraction",
+        fraction=0.2,
+        balanced=True,
+        fractions=(),
+        classes=(),
+        groups=(),
+        path="",
+        seed=0,
+    )
+    return ConfigDict(defaults | fields)
+
+
+def dataset(labels, groups=None, val_groups=None, num_classes=3):
+    labels = np.asarray(labels, np.int32)
+    groups = None if groups is None else np.asarray(groups, np.int32)
+    val_groups = None if val_groups is None else np.asarray(val_groups, np.int32)
+    images = np.zeros((len(labels), 2, 2, 1), np.uint8)
+    others = Examples(images[:4], labels[:4], val_groups)
+    names = tuple("abc"[:num_classes])
+    return Dataset("toy", Examples(images, labels, groups), others, others, names)
+
+
+SIXTY = dataset([0] * 30 + [1] * 20 + [2] * 10, groups=np.arange(60) // 4)
+
+
+@st.composite
+def cases(draw):
+    labels = draw(st.lists(st.integers(0, 2), min_size=10, max_size=80))
+    groups = draw(st.lists(st.integers(0, 9), min_size=len(labels), max_size=len(labels)))
+    data = dataset(labels, groups)
+    kind = draw(st.sampled_from(["fraction", "per_class", "class", "groups"]))
+    share = st.floats(0.01, 0.99)
+    return data, request(
+        kind=kind,
+        fraction=draw(share),
+        balanced=draw(st.booleans()),
+        fractions=tuple(draw(st.lists(share, min_size=3, max_size=3))),
+        classes=tuple(draw(st.sets(st.integers(0, 2), min_size=1))),
+        groups=tuple(draw(st.sets(st.sampled_from(groups), max_size=3))),
+        seed=draw(st.integers(0, 2**31)),
+    )
+
+
+@given(cases())
+def test_every_split_is_a_partition_of_train_and_deterministic(case):
+    data, asked = case
+    try:
+        split, _ = resolve(asked, data)
+    except UserError as error:
+        assert "\n" not in str(error)
+        return
+    for indices in (split.forget, split.retain):
+        assert indices.dtype == np.int64 and len(indices) > 0
+        assert (np.diff(indices) > 0).all()
+    both = np.sort(np.concatenate([split.forget, split.retain]))
+    assert np.array_equal(both, np.arange(len(data.train)))
+    again, _ = resolve(asked, data)
+    assert again.fingerprint == split.fingerprint
+
+    labels, groups = data.train.labels, data.train.groups
+    taken = np.bincount(labels[split.forget], minlength=3)
+    sizes = np.bincount(labels, minlength=3)
+    if asked.kind == "fraction" and asked.balanced:
+        assert taken.tolist() == [round(asked.fraction * n) for n in sizes.tolist()]
+    elif asked.kind == "fraction":
+        assert len(split.forget) == round(asked.fraction * len(labels))
+    elif asked.kind == "per_class":
+        pairs = zip(asked.fractions, sizes.tolist(), strict=True)
+        assert taken.tolist() == [round(f * n) for f, n in pairs]
+    elif asked.kind == "class":
+        assert set(labels[split.forget]) <= set(asked.classes)
+        assert not np.isin(labels[split.retain], asked.classes).any()
+    else:
+        assert not np.isin(groups[split.retain], groups[split.forget]).any()
+        if asked.groups:
+            assert set(groups[split.forget]) == set(asked.groups)
+        else:
+            assert len(split.forget) <= round(asked.fraction * len(labels))
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+def test_a_smaller_fraction_lies_in_a_larger_one(balanced):
+    small, _ = resolve(request(fraction=0.1, balanced=balanced), SIXTY)
+    large, _ = resolve(request(fraction=0.5, balanced=balanced), SIXTY)
+    assert set(small.forget) < set(large.forget)
+
+
+def test_the_seed_changes_what_is_forgotten():
+    splits = [resolve(request(seed=seed), SIXTY)[0] for seed in (0, 1)]
+    assert splits[0].fingerprint != splits[1].fingerprint
+
+
+def test_per_class_leaves_a_class_of_fraction_0_whole():
+    split, _ = resolve(request(kind="per_class", fractions=(0.1, 0.5, 0)), SIXTY)
+    assert np.bincount(SIXTY.train.labels[split.forget], minlength=3).tolist() == [3, 10, 0]
+
+
+def test_random_groups_come_near_the_fraction():
+    split, warnings = resolve(request(kind="groups", fraction=0.2), SIXTY)
+    assert len(split.forget) == 12
+    assert warnings == []
+
+
+@pytest.mark.parametrize("name", ["list.txt", "list.npy", "list.npz"])
+def test_indices_are_read_from_every_kind_of_file(name, tmp_path):
+    path, indices = tmp_path / name, np.array([7, 0, 31])
+    if name.endswith("txt"):
+        path.write_text("7\n0\n\n 31\n")
+    elif name.endswith("npy"):
+        np.save(path, indices)
+    else:
+        np.savez(path, forget=indices)
+    split, _ = resolve(request(kind="indices", path=str(path)), SIXTY)
+    assert split.forget.tolist() == [0, 7, 31]
+
+
+def test_a_saved_split_comes_back_and_can_be_asked_for_again(tmp_path):
+    split, _ = resolve(request(), SIXTY)
+    split.save(tmp_path / "split.npz")
+    loaded = Split.load(tmp_path / "split.npz")
+    assert loaded.fingerprint == split.fingerprint
+    again, _ = resolve(request(kind="indices", path=str(tmp_path / "split.npz")), SIXTY)
+    assert again.fingerprint == split.fingerprint
+
+
+def test_fingerprint_tells_forget_from_retain():
+    a, b = np.array([0, 1]), np.array([2, 3])
+    assert Split(a, b).fingerprint != Split(b, a).fingerprint
+
+
+def test_warns_of_a_forgotten_groups_other_images(tmp_path):
+    groups = np.arange(60) // 4
+    data = dataset(SIXTY.train.labels, groups, val_groups=[0, 0, 99, 98])
+    (tmp_path / "list.txt").write_text("0\n1\n4\n5\n6\n7\n")
+    _, warnings = resolve(request(kind="indices", path=str(tmp_path / "list.txt")), data)
+    assert warnings == [
+        "1 of 2 forgotten groups still have 2 images in retain: "
+        "forget.kind='groups' forgets whole groups.",
+        "1 of 2 forgotten groups still have 2 images in val: val is not of unseen groups.",
+        "1 of 2 forgotten groups still have 2 images in test: test is not of unseen groups.",
+    ]
+
+
+def test_no_groups_no_warnings():
+    assert resolve(request(), dataset([0, 1, 2] * 20))[1] == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (dict(kind="fractoin"), r"unknown forget.kind 'fractoin': did you mean 'fraction'"),
+        (dict(fraction=0), r"forget.fraction: 0; allowed: more than 0 and less than 1"),
+        (dict(fraction=1.0), r"forget.fraction: 1.0; allowed"),
+        (dict(fraction=float("nan")), r"forget.fraction: nan; allowed"),
+        (dict(fraction=20), r"a share, not per cent"),
+        (dict(fraction=0.001), r"selects none of 60 training examples; ask for more"),
+        (dict(fraction=0.96), r"takes every example of class 2 \(c\)"),
+        (dict(kind="per_class", fractions=(0.1,)), r"fractions has 1 numbers; .* of the 3 classes"),
+        (dict(kind="per_class", fractions=(0.1, 1, 0)), r"forget.fractions: 1; allowed"),
+        (dict(kind="per_class", fractions=(0, 0, 0)), r"selects none"),
+        (dict(kind="class"), r"forget.classes is empty; name a label"),
+        (dict(kind="class", classes=(3,)), r"classes names 3, .* 3 ids from 0 to 2"),
+        (dict(kind="class", classes=(0, 1, 2)), r"selects all 60 training examples"),
+        (dict(kind="groups", groups=(99,)), r"groups names 99, .* 15 ids from 0 to 14"),
+        (dict(kind="groups", groups=(13, 14, 12)), r"takes every example of class 2"),
+        (dict(kind="groups", fraction=0.01), r"selects none"),
+        (dict(kind="groups", fraction=2), r"forget.fraction: 2; allowed"),
+        (dict(kind="indices"), r"needs forget.path"),
+        (dict(kind="indices", path="/no/such.txt"), r"cannot read /no/such.txt"),
+        (dict(kind="indices", path="/no/such.npy"), r"/no/such.npy cannot be read"),
+    ],
+)
+def test_each_wrong_request_says_what_to_do(fields, message):
+    with pytest.raises(UserError, match=message) as error:
+        resolve(request(**fields), SIXTY)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", "1\n60\n", r"the index 60 is not in train; allowed: 0 to 59"),
+        ("a.txt", "-1\n", r"the index -1 is not in train"),
+        ("a.txt", "1\n2\n1\n", r"the index 1 is listed 2 times"),
+        ("a.txt", "1\n2.5\n", r"line 2: '2.5' is not an index"),
+        ("a.txt", "", r"selects none"),
+        ("a.txt", "9" * 30, r"line 1: '9+' is not an index"),
+        ("a.npy", np.array([0.0, 1.0]), r"float64 \[2\]; allowed: integers"),
+        ("a.npy", np.zeros(60, bool), r"bool \[60\]; allowed: integers"),
+        ("a.npy", np.zeros((1, 2), int), r"int64 \[1, 2\]; allowed: integers"),
+        ("a.npy", np.array([1, None]), r"cannot be read as a file with forget"),
+    ],
+)
+def test_each_wrong_index_file_says_what_to_do(name, content, message, tmp_path):
+    path = tmp_path / name
+    path.write_text(content) if isinstance(content, str) else np.save(path, content)
+    with pytest.raises(UserError, match=message):
+        resolve(request(kind="indices", path=str(path)), SIXTY)
+
+
+def test_an_npz_without_forget_and_a_false_split_are_refused(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, other=np.arange(3))
+    with pytest.raises(UserError, match="cannot be read as a file with forget"):
+        resolve(request(kind="indices", path=str(path)), SIXTY)
+    np.savez(path, forget=np.arange(3), retain=np.arange(2, 6))
+    with pytest.raises(UserError, match="is not a split"):
+        Split.load(path)
+
+
+def test_groups_are_needed_to_forget_groups():
+    with pytest.raises(UserError, match="toy has no groups; use another kind"):
+        resolve(request(kind="groups"), dataset([0, 1, 2] * 20))
+
+
+def test_a_class_that_train_never_had_is_not_missed():
+    split, _ = resolve(request(), dataclasses.replace(SIXTY, class_names=("a", "b", "c", "d")))
+    assert len(split.forget) == 12
+
+
+def test_every_kind_has_a_test_of_its_own():
+    assert set(REQUESTS) == {"fraction", "per_class", "class", "groups", "indices"}
