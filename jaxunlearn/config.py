@@ -4,7 +4,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 from jaxunlearn import augment
 from jaxunlearn.errors import UserError, unknown
@@ -21,7 +21,7 @@ OPTIMIZER = {
 
 def default() -> ConfigDict:
     """Returns the library's defaults: the papers' settings on the embedded synthetic data."""
-    return ConfigDict(
+    config = ConfigDict(
         {
             "name": "default",  # names the results
             "seeds": (0,),  # one whole experiment each: original, retrained, every method
@@ -52,7 +52,9 @@ def default() -> ConfigDict:
                 "seed": 0,  # the request is one and the same for every seed of the run
             },
             "model": {"name": "resnet18", "width": 64, "dtype": "float32"},
-            "augment": "none",  # a scenario's name, or a tuple of policies
+            # A scenario's name, or policies: a tuple of names, or names with commas between.
+            "augment": FieldReference("none", field_type=object),
+            "augment_params": {},  # by policy: {"randaugment": {"magnitude": 12}}
             "train": {**OPTIMIZER, **retrain.DEFAULTS},  # the original's and the retrained's recipe
             "methods": {},  # see `methods`
             "eval": {
@@ -63,6 +65,7 @@ def default() -> ConfigDict:
             },
         }
     )
+    return config.lock()  # a misspelt field in a config file is an error too
 
 
 def methods(**entries: Mapping[str, Any]) -> ConfigDict:
@@ -136,7 +139,18 @@ def check(config: ConfigDict) -> None:
             raise UserError(f"a method is named {name!r}, which results use already; name it else")
         rules = {**OPTIMIZER_RULES, **METHODS[settings.method].rules}
         _check_rules(settings, rules, f"config.methods.{name}")
-    augment.build(config.augment)
+    build_augment(config)
+
+
+def build_augment(config: ConfigDict) -> augment.Augment:
+    """The augmentation that the config names."""
+    names = config.augment
+    if isinstance(names, str) and "," in names:
+        names = tuple(name for name in names.replace(" ", "").split(",") if name)
+    if not isinstance(names, str | tuple | list):
+        raise UserError(f"config.augment is {names!r}; allowed: a name, or a tuple of names")
+    names = names if isinstance(names, str) else tuple(names)
+    return augment.build(names, **config.augment_params.to_dict())
 
 
 def _check_rules(config: ConfigDict, rules: dict[str, Rule], where: str) -> None:

@@ -8,7 +8,6 @@ import os
 import platform
 import shutil
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from jaxunlearn import augment, data, devices, metrics, models, training
+from jaxunlearn import data, devices, metrics, models, training
 from jaxunlearn import config as config_lib
 from jaxunlearn.data import forget
 from jaxunlearn.errors import UserError
@@ -130,7 +129,7 @@ class Lab:
         return training.Setup(
             model=models.build(num_classes=self.dataset.num_classes, **config.model),
             num_classes=self.dataset.num_classes,
-            augment=augment.build(config.augment),
+            augment=config_lib.build_augment(config),
             mean=tuple(config.data.mean),
             std=tuple(config.data.std),
             batch_size=settings.batch_size,
@@ -158,15 +157,13 @@ class Lab:
             "mean": config.data.mean,
             "std": config.data.std,
             "model": config.model.to_dict(),
-            "augment": config.augment,
+            "augment": [config.augment, config.augment_params.to_dict()],
             "train": config.train.to_dict(),
             "examples": examples,
             "seed": seed,
         }
         settings = ConfigDict({"method": "retrain", **config.train.to_dict()})
-        return self._obtain(
-            name, seed, fields, settings, split, "train", lambda: self._initial(seed), Shared()
-        )
+        return self._obtain(name, seed, fields, settings, split, "train", None, Shared())
 
     def unlearned(
         self, name: str, settings: ConfigDict, seed: int, original: Stored, shared: Shared
@@ -179,18 +176,10 @@ class Lab:
             "seed": seed,
         }
         model = self._obtain(
-            name, seed, fields, settings, self.split, "unlearn", original.variables, shared
+            name, seed, fields, settings, self.split, "unlearn", original, shared
         )
         _copy(model.path, self.workdir / "models" / f"{name}-seed{seed}")
         return model
-
-    def _initial(self, seed: int) -> training.Variables:
-        """Freshly initialised variables."""
-        key = training.stage_key("init", seed, 0)
-        blank = np.zeros((1, *self.dataset.train.images.shape[1:]), np.float32)
-        key, blank = devices.replicate((key, blank), self.mesh)
-        init = self.setup(self.config.train).model.init
-        return self.programs(init, key, blank)(key, blank)
 
     def _obtain(
         self,
@@ -200,7 +189,7 @@ class Lab:
         settings: ConfigDict,
         split: forget.Split,
         stage: str,
-        start: Callable[[], training.Variables],
+        original: Stored | None,
         shared: Shared,
     ) -> Stored:
         """The model that the fields stand for: from the store, or trained now and put there."""
@@ -210,8 +199,12 @@ class Lab:
             self.console.print(f"seed {seed} · {name}: in the store", highlight=False)
             return Stored(key, path)
         dataset, setup, programs = self.dataset, self.setup(settings), self.programs
+        if original is None:
+            start = training.fresh(setup, self.images, seed, programs)
+        else:
+            start = original.variables()
         task = Task(
-            original=start(),
+            original=start,
             split=split,
             images=self.images,
             labels=dataset.train.labels,
@@ -282,7 +275,7 @@ class Lab:
             entry = self.store.get(path.name)
             if entry is not None:
                 meta = read_meta(entry)
-                self.console.print(f"resumed after epoch {meta['done']}", highlight=False)
+                self.console.print(f"resumed after epoch {len(meta['history'])}", highlight=False)
                 return meta["done"], load_tree(entry / "state"), meta["history"], meta["seconds"]
         return None
 

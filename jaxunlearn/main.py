@@ -21,8 +21,6 @@ def main(argv: list[str]) -> None:
     """Runs the config's experiment; a user's error ends in one line and exit code 2."""
     if argv[1:]:
         fail(f"not understood: {' '.join(argv[1:])!r}; flags start with --, such as --config.seeds=0,1,2")
-    if CONFIG.value is None:
-        fail("no config given; give one such as --config=configs/quickstart.py")
     from jaxunlearn import experiment
 
     try:
@@ -33,10 +31,19 @@ def main(argv: list[str]) -> None:
 
 def parse(argv: list[str]) -> list[str]:
     """Parses the flags; what a user can get wrong in them is one line too."""
+    if "--help" in argv:
+        return app.parse_flags_with_usage(argv)
     try:
-        return app.parse_flags_with_usage(argv) if "--help" in argv else flags.FLAGS(argv)
-    except (flags.Error, UserError, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        fail(f"--config: {' '.join(str(error).split())}")
+        rest = flags.FLAGS(argv)
+        if CONFIG.value is None:
+            fail("no config given; give one such as --config=configs/quickstart.py")
+        _ = CONFIG.value.name  # a file that could not be loaded says so only when it is read
+        return rest
+    except (flags.Error, UserError, LookupError, AttributeError, TypeError, ValueError, OSError) as error:
+        text = str(error.args[0] if isinstance(error, LookupError | AttributeError) else error)
+        if "Traceback" in text:  # a config file's own failure: what went wrong is its last line
+            text = text[: text.index("Traceback")] + text.strip().splitlines()[-1]
+        fail(f"the flags are not understood: {' '.join(text.split())}")
 
 
 def fail(message: str) -> NoReturn:

@@ -198,6 +198,13 @@ def stage_rng(stage: str, seed: int, epoch: int = 0) -> np.random.Generator:
     return np.random.default_rng([zlib.crc32(stage.encode()), seed, epoch])
 
 
+def fresh(setup: Setup, images: jax.Array, seed: int, programs: Programs) -> Variables:
+    """Returns freshly initialised variables for images like `[N, H, W, C]`."""
+    blank = np.zeros((1, *images.shape[1:]), np.float32)
+    args = devices.replicate((stage_key("init", seed, 0), blank), programs.mesh)
+    return programs(setup.model.init, *args)(*args)
+
+
 def batches(indices: np.ndarray, batch_size: int, devices: int) -> tuple[np.ndarray, np.ndarray]:
     """Cuts indices `[M]` into batches: (int32 `[steps, batch]`, float32 weight `[steps, batch]`).
 
@@ -371,7 +378,7 @@ def run(
             state = start_state(action.variables, setup, mesh)
         else:
             state, metrics = _run_pass(
-                action, number, state, images, setup, stage, seed, programs, progress
+                action, len(history), state, images, setup, stage, seed, programs, progress
             )
             history.append(metrics)
         jax.block_until_ready(state)
@@ -385,7 +392,7 @@ def run(
 
 def _run_pass(
     action: Pass,
-    number: int,
+    epoch_number: int,
     state: TrainState,
     images: jax.Array,
     setup: Setup,
@@ -396,7 +403,7 @@ def _run_pass(
 ) -> tuple[TrainState, dict[str, float]]:
     """One epoch over the pass's examples, in an order drawn for this pass."""
     mesh = programs.mesh
-    indices = stage_rng(stage, seed, number).permutation(action.indices)
+    indices = stage_rng(stage, seed, epoch_number).permutation(action.indices)
     order, weight = batches(indices, setup.batch_size, mesh.size)
     epoch = Epoch(
         devices.shard_batches(order, mesh),
@@ -405,7 +412,7 @@ def _run_pass(
             (
                 action.labels.astype(np.int32),
                 np.float32(action.lr),
-                stage_key(stage, seed, number),
+                stage_key(stage, seed, epoch_number),
                 dict(action.examples),
                 action.context,
             ),
@@ -427,7 +434,7 @@ def _run_pass(
             if position:  # one step behind: the bar tells the truth and the device never waits
                 row = rows[position - 1] = jax.device_get(rows[position - 1])
                 progress(
-                    (number + position / len(order)) / action.of,
+                    (epoch_number + position / len(order)) / action.of,
                     int(row["count"]),
                     float(row["loss"] / row["count"]),
                     float(row["correct"] / row["count"]),
@@ -443,7 +450,7 @@ def _run_pass(
     if not values["finite"].all():
         step_number = int(np.argmin(values["finite"]))
         raise DivergedError(
-            f"the loss became {values['loss'][step_number]} in epoch {number + 1}, step "
+            f"the loss became {values['loss'][step_number]} in epoch {epoch_number + 1}, step "
             f"{step_number + 1} of {len(order)} (learning rate {action.lr:g}); a lower learning rate is "
             "the usual mend",
             jax.device_get(state.variables),
@@ -454,7 +461,7 @@ def _run_pass(
         "accuracy": float(values["correct"].sum() / count),
     }
     progress(
-        (number + 1) / action.of, len(indices) - reported, summary["loss"], summary["accuracy"]
+        (epoch_number + 1) / action.of, len(indices) - reported, summary["loss"], summary["accuracy"]
     )
     return state, summary
 

@@ -83,6 +83,14 @@ def test_retain_only_methods_never_read_the_forget_set(method_of_retain_only):
     )
 
 
+def test_retrain_owes_nothing_to_the_original():
+    other = jax.tree.map(lambda leaf: leaf + 1, toy.initial())
+    assert toy.same_bits(
+        toy.unlearn("retrain").variables,
+        toy.unlearn("retrain", toy.task()._replace(original=other)).variables,
+    )
+
+
 # Random labels.
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from jaxunlearn.methods.task import Task
-from jaxunlearn.training import Pass, cross_entropy
+from jaxunlearn.training import Pass, Replace, cross_entropy, fresh
 
 DEFAULTS = {
     "epochs": 182,
@@ -25,8 +25,10 @@ RULES = {
 }
 
 
-def passes(task: Task, config: Any) -> Iterator[Pass]:
+def passes(task: Task, config: Any) -> Iterator[Pass | Replace]:
     """Cross-entropy on the retain set from fresh parameters, by the schedule."""
+    if config.epochs:
+        yield Replace(fresh(task.setup, task.images, task.seed, task.programs))
     for epoch in range(config.epochs):
         factor = SCHEDULES[config.schedule](config, epoch / config.epochs)
         yield Pass(

@@ -39,7 +39,7 @@ class Task(NamedTuple):
     """What a method is given.
 
     Attributes:
-      original: the original's variables; for `retrain`, freshly initialised ones.
+      original: the original's variables.
       split: the forget and retain sets, as indices into train.
       images: training images uint8 `[N, H, W, C]`, on the devices.
       labels: true training labels int32 `[N]`.

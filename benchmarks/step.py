@@ -1,0 +1,190 @@
+"""Times the training step of ResNet-18: `python benchmarks/step.py`.
+
+Prints images/s of our step, of the same step with XLA's plain convolution and, where PyTorch is installed
+(`pip install -e '.[bench]'`), of the same step in PyTorch (channels_last), taken in turn in one process so
+that a machine whose speed drifts does not favour one; the seconds that compiling took; and the share
+of an unlearning run's time that evaluation takes.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from absl import app, flags
+
+from jaxunlearn import augment, devices, models, training
+
+WIDTHS = flags.DEFINE_multi_integer("width", [16, 64], "Widths of the ResNet-18.")
+BATCHES = flags.DEFINE_multi_integer("batch", [128, 64], "Batch sizes, one a width.")
+SIZE = flags.DEFINE_integer("size", 28, "Image size in pixels.")
+ROUNDS = flags.DEFINE_integer("rounds", 7, "Timings of each step; the median counts.")
+STEPS = flags.DEFINE_integer("steps", 4, "Steps a timing.")
+LR = 0.01
+
+
+def ours(width: int, batch: int, images: np.ndarray, labels: np.ndarray, plain: bool):
+    """Returns a function that does some steps, and the seconds that compiling took."""
+    setup = training.Setup(
+        model=models.build("resnet18", num_classes=10, width=width, plain=plain),
+        num_classes=10,
+        augment=augment.build(()),
+        mean=(0.5,),
+        std=(0.5,),
+        batch_size=batch,
+        weight_decay=5e-4,
+    )
+    programs = training.Programs(devices.make_mesh(1))
+    on_device = devices.replicate(images, programs.mesh)
+    variables = training.fresh(setup, on_device, 0, programs)
+    state = training.start_state(variables, setup, programs.mesh)
+    order, weight = training.batches(np.arange(len(images)), batch, 1)
+    epoch = training.Epoch(
+        devices.shard_batches(order, programs.mesh),
+        devices.shard_batches(weight, programs.mesh),
+        *devices.replicate((labels, np.float32(LR), jax.random.key(0), {}, ()), programs.mesh),
+    )
+    before = programs.seconds
+    args = (state, on_device, epoch, None)
+    step = programs(training.make_step(setup, training.cross_entropy, False), *args, donate=(0,))
+    compile_seconds = programs.seconds - before
+
+    def steps(count: int) -> None:
+        nonlocal state
+        for _ in range(count):
+            state, _ = step(state, on_device, epoch, None)
+        jax.block_until_ready(state)
+
+    return steps, compile_seconds
+
+
+def torchs(width: int, batch: int, images: np.ndarray, labels: np.ndarray):
+    """The same step in PyTorch, or None where it is not installed."""
+    try:
+        import torch
+        from torch import nn
+    except ImportError:
+        return None
+
+    class Block(nn.Module):
+        def __init__(self, before: int, after: int, stride: int):
+            super().__init__()
+            self.conv1 = nn.Conv2d(before, after, 3, stride, 1, bias=False)
+            self.norm1 = nn.BatchNorm2d(after)
+            self.conv2 = nn.Conv2d(after, after, 3, 1, 1, bias=False)
+            self.norm2 = nn.BatchNorm2d(after)
+            self.shortcut = nn.Sequential()
+            if stride != 1 or before != after:
+                self.shortcut = nn.Sequential(
+                    nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after)
+                )
+
+        def forward(self, x):
+            y = torch.relu(self.norm1(self.conv1(x)))
+            return torch.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
+
+    layers: list[nn.Module] = [
+        nn.Conv2d(images.shape[-1], width, 3, 1, 1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+    ]
+    before = width
+    for stage in range(4):
+        for block in range(2):
+            after = width * 2**stage
+            layers.append(Block(before, after, 2 if stage and not block else 1))
+            before = after
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, 10)]
+    model = nn.Sequential(*layers).to(memory_format=torch.channels_last).train()
+    optimizer = torch.optim.SGD(model.parameters(), LR, 0.9, weight_decay=5e-4)
+    x = torch.from_numpy(images[:batch]).permute(0, 3, 1, 2)
+    y = torch.from_numpy(labels[:batch].astype(np.int64))
+
+    def steps(count: int) -> None:
+        for _ in range(count):
+            batch_x = x.to(torch.float32, memory_format=torch.channels_last) / 127.5 - 1
+            loss = nn.functional.cross_entropy(model(batch_x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    return steps
+
+
+def in_turn(candidates: dict[str, Callable[[int], None]], batch: int) -> dict[str, list[float]]:
+    """Images/s of each candidate, timed one after the other in every round."""
+    for steps in candidates.values():
+        steps(2)
+    rates: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(ROUNDS.value):
+        for name, steps in candidates.items():
+            start = time.perf_counter()
+            steps(STEPS.value)
+            rates[name].append(batch * STEPS.value / (time.perf_counter() - start))
+    return rates
+
+
+def evaluation_share(width: int, batch: int) -> float:
+    """Share of (10 epochs of unlearning + one evaluation) that the evaluation takes, 20% of it test."""
+    rng = np.random.default_rng(0)
+    count = 4 * batch
+    images = rng.integers(0, 256, (count, SIZE.value, SIZE.value, 3), dtype=np.uint8)
+    labels = rng.integers(0, 10, count).astype(np.int32)
+    setup = training.Setup(
+        model=models.build("resnet18", num_classes=10, width=width),
+        num_classes=10,
+        augment=augment.build(()),
+        mean=(0.5,),
+        std=(0.5,),
+        batch_size=batch,
+    )
+    programs = training.Programs(devices.make_mesh(1))
+    on_device = devices.replicate(images, programs.mesh)
+    variables = training.fresh(setup, on_device, 0, programs)
+    passes = [training.Pass(training.cross_entropy, np.arange(count), labels, LR, of=10)] * 10
+    result = training.run(
+        passes, variables, on_device, setup, stage="bench", seed=0, programs=programs
+    )
+    test = images[: count // 4]
+    for which in (images, test):  # compile
+        training.predict(variables, which, setup, programs, 512)
+    start = time.perf_counter()
+    for which in (on_device, test):
+        training.predict(variables, which, setup, programs, 512)
+    seconds = time.perf_counter() - start
+    return seconds / (seconds + result.seconds)
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    device = jax.devices()[0]
+    print(f"ResNet-18, {SIZE.value} px, RGB, {device.platform} {device.device_kind}, float32")
+    rng = np.random.default_rng(0)
+    for width, batch in zip(WIDTHS.value, BATCHES.value, strict=True):
+        images = rng.integers(0, 256, (batch, SIZE.value, SIZE.value, 3), dtype=np.uint8)
+        labels = rng.integers(0, 10, batch).astype(np.int32)
+        fast, fast_compile = ours(width, batch, images, labels, plain=False)
+        plain, plain_compile = ours(width, batch, images, labels, plain=True)
+        candidates = {"jaxunlearn": fast, "plain convolution": plain}
+        other = torchs(width, batch, images, labels)
+        if other is not None:
+            candidates["PyTorch"] = other
+        rates = in_turn(candidates, batch)
+        print(f"\nwidth {width}, batch {batch}")
+        for name, values in rates.items():
+            ratio = statistics.median(
+                a / b for a, b in zip(rates["jaxunlearn"], values, strict=True)
+            )
+            print(
+                f"  {name:<18} {statistics.median(values):7.0f} images/s "
+                f"({min(values):.0f} to {max(values):.0f}); ours is {ratio:.2f} × this"
+            )
+        if other is None:
+            print("  PyTorch            not installed: pip install -e '.[bench]'")
+        print(f"  compile seconds    {fast_compile:.1f} (plain convolution: {plain_compile:.1f})")
+        print(f"  evaluation         {100 * evaluation_share(width, batch):.1f}% of a method's time")
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,136 @@
+"""The command line as a user meets it: real processes, real kills."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import toy
+
+from jaxunlearn import store
+
+ROOT = Path(__file__).parents[1]
+CONFIG = """
+import sys
+sys.path.insert(0, {tests!r})
+import toy
+
+def get_config():
+    config = toy.experiment_config({data!r})
+    config.train.epochs = 60
+    return config
+"""
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    path = tmp_path / "config.py"
+    data = toy.write_npz(tmp_path / "data.npz")
+    path.write_text(CONFIG.format(tests=str(ROOT / "tests"), data=data))
+    return path
+
+
+def command(*flags):
+    return [sys.executable, "-m", "jaxunlearn.main", *map(str, flags)]
+
+
+def start(*flags):
+    environment = {**os.environ, "XLA_FLAGS": ""}  # one device, as a user has
+    return subprocess.Popen(
+        command(*flags),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=environment,
+    )
+
+
+def finish(*flags):
+    process = start(*flags)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def test_killed_in_the_middle_it_resumes_to_the_same_bits(config_file, tmp_path):
+    workdir = tmp_path / "killed" / "run"
+    process = start(f"--config={config_file}", f"--workdir={workdir}")
+    deadline = time.monotonic() + 240
+    while not list((workdir.parent / "store").glob("*.pass-*")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not (workdir / "metrics.json").exists()
+
+    code, out, err = finish(f"--config={config_file}", f"--workdir={workdir}")
+    assert code == 0, err
+    assert "resumed after epoch" in out
+    straight = tmp_path / "straight" / "run"
+    code, out, err = finish(f"--config={config_file}", f"--workdir={straight}")
+    assert code == 0 and "resumed" not in out, err
+    for file in sorted((straight / "predictions").iterdir()):
+        here, there = store.read_npz(file), store.read_npz(workdir / "predictions" / file.name)
+        assert all(here[name].tobytes() == there[name].tobytes() for name in here)
+    assert not list((workdir.parent / "store").glob("*.pass-*"))
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ([], "no config given; give one such as --config=configs/quickstart.py"),
+        (["--config=configs/nowhere.py"], "No such file or directory: 'configs/nowhere.py'"),
+        (["--config=configs/quickstart.py", "--config.modle.width=3"], 'Did you mean "model"'),
+        (["--config=configs/quickstart.py", "--config.model.width=x"], "invalid literal for int"),
+        (["--confg=configs/quickstart.py"], "Did you mean: config"),
+        (["--config=configs/quickstart.py", "seeds=3"], "not understood: 'seeds=3'"),
+        (["--config=configs/quickstart.py", "--config.model.width=0"], "allowed: 1 or more"),
+        (
+            ["--config=configs/breastmnist_salun_cra.py", "--config.data.path=/nowhere.npz"],
+            "/nowhere.npz",
+        ),
+    ],
+)
+def test_what_a_user_gets_wrong_is_one_line_and_exit_code_2(tmp_path, flags, message):
+    code, out, err = finish(*flags, f"--workdir={tmp_path / 'run'}")
+    assert code == 2, err
+    assert err.startswith("jaxunlearn: ") and message in err
+    assert len(err.strip().splitlines()) == 1 and out == ""
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda p: p.stem)
+def test_every_config_loads_and_passes_the_check(path):
+    from jaxunlearn import config as config_lib
+
+    space = {}
+    exec(compile(path.read_text(), path, "exec"), space)
+    config = space["get_config"]()
+    config_lib.check(config)
+    assert config.name == path.stem
+
+
+def test_pathmnist_shaped_file_goes_through_the_published_config(tmp_path):
+    """Nine classes, RGB, labels [N, 1], made binary by the config's malignant classes."""
+    data = toy.write_npz(
+        tmp_path / "path.npz", (540, 90, 180), num_classes=9, channels=3, size=16, groups=False
+    )
+    code, out, err = finish(
+        "--config=configs/pathmnist_salun_cra.py",
+        f"--config.data.path={data}",
+        f"--workdir={tmp_path / 'run'}",
+        "--config.model.name=cnn",
+        "--config.model.width=8",
+        "--config.train.epochs=2",
+        *(f"--config.methods.{name}.epochs=1" for name in ("finetune", "random_label", "salun")),
+        *(f"--config.methods.{name}_flip.epochs=1" for name in ("random_label", "salun")),
+        *(f"--config.methods.{name}.epochs=1" for name in ("salun_cra", "salun_cra_flip")),
+    )
+    assert code == 0, err
+    predictions = store.read_npz(tmp_path / "run" / "predictions" / "salun_cra-seed0.npz")
+    assert predictions["test_logits"].shape == (180, 2)
+    assert "salun_cra_flip" in out
