@@ -323,13 +323,29 @@ def test_each_wrong_archive_says_what_to_do(tmp_path):
 # TensorFlow Datasets, by a module that mimics what the source uses of it.
 
 
+class Features:
+    """`tfds.features.FeaturesDict`: it can be asked and listed, but is no dict."""
+
+    def __init__(self, features):
+        self.features = features
+
+    def __contains__(self, name):
+        return name in self.features
+
+    def __getitem__(self, name):
+        return self.features[name]
+
+    def __iter__(self):
+        return iter(self.features)
+
+
 class Source(list):
     """What `tfds.data_source` gives for one split: a sequence that knows its data set."""
 
-    def __init__(self, examples, names=("no", "yes")):
+    def __init__(self, examples):
         super().__init__(examples)
-        features = {"image": object(), "label": SimpleNamespace(names=list(names))}
-        self.dataset_info = SimpleNamespace(features=features)
+        features = {"image": object(), "label": SimpleNamespace(names=["no", "yes"])}
+        self.dataset_info = SimpleNamespace(features=Features(features))
 
 
 def examples(n, size=8):
@@ -375,7 +391,7 @@ def test_each_wrong_tfds_set_says_what_to_do(tfds, monkeypatch):
     assert "has the splits train; needed: train and test" in error_of(asked)
     tfds.splits = {"train": Source(examples(9)), "test": Source(examples(2) + examples(2, size=9))}
     assert "images of 2 sizes" in error_of(asked)
-    del tfds.splits["train"].dataset_info.features["label"]
+    tfds.splits["train"].dataset_info.features = Features({"image": object()})
     assert "has the features image; needed: image, and label" in error_of(asked)
     tfds.splits = AssertionError("could not find data;\nplease prepare")
     message = error_of(asked)

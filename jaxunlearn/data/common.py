@@ -32,7 +32,7 @@ def fetch(url: str, md5: str, folder: Path, name: str) -> Path:
 
 def one_line(error: Exception) -> str:
     """What a library's error says, for the end of ours."""
-    return " ".join(str(error).split())[:300]
+    return " ".join(str(error).split())[:240]
 
 
 def hold_out(examples: Examples, seed: int) -> tuple[Examples, Examples]:

@@ -200,5 +200,5 @@ def _hairs(
         along, across = a * right + b * down, a * down - b * right
         norm = np.sqrt(a * a + b * b)
         off = np.abs(across + 0.3 * bend * along * along - 0.5 * place * norm) / norm
-        taken = np.maximum(taken, np.clip(1.3 - off * np.float32(size / 2), 0, 1))
+        taken = np.maximum(taken, np.clip((0.03 - off) * np.float32(size / 2) + 0.5, 0, 1))
     return 0.55 * col["hairy"] * taken

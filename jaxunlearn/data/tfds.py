@@ -47,7 +47,7 @@ def load(config: Any) -> Dataset:
             f"TFDS set {name!r} has the splits {', '.join(sorted(splits))}; needed: train and test"
         )
     features = splits["train"].dataset_info.features
-    if "image" not in features or not hasattr(features.get("label"), "names"):
+    if not ("image" in features and "label" in features and hasattr(features["label"], "names")):
         raise UserError(
             f"TFDS set {name!r} has the features {', '.join(sorted(features))}; "
             "needed: image, and label as a class label"
