@@ -38,7 +38,10 @@ def load(config: Any) -> Dataset:
     """
     filename, md5 = _MD5[config.name]
     folder = Path(config.root or "~/.cache/jaxunlearn").expanduser()
-    path = config.path or common.fetch(_URL + filename, md5, folder, filename)
+    if config.path:
+        path = Path(config.path).expanduser()
+    else:
+        path = common.fetch(_URL + filename, md5, folder, filename)
     try:
         with tarfile.open(path) as tar:
             files = {
@@ -64,7 +67,7 @@ def load(config: Any) -> Dataset:
     return Dataset(config.name, train, val, test, class_names, licence="none stated")
 
 
-def _examples(path: str | Path, files: dict[str, bytes], name: str, label_bytes: int) -> Examples:
+def _examples(path: Path, files: dict[str, bytes], name: str, label_bytes: int) -> Examples:
     """The records of every file of that name: label bytes, the last of them ours, then CHW."""
     found = b"".join(files[file] for file in sorted(files) if re.fullmatch(name, file))
     size = label_bytes + 3072

@@ -189,7 +189,7 @@ def _indices(request: Any, dataset: Dataset) -> np.ndarray:
     """The indices that a file lists."""
     if not request.path:
         raise UserError("forget.kind='indices' needs forget.path: a file of training indices")
-    path = Path(request.path)
+    path = Path(request.path).expanduser()
     if path.suffix in (".npz", ".npy"):
         (indices,) = _npz_arrays(path, "forget")
     else:

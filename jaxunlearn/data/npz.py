@@ -46,7 +46,8 @@ def load(config: Any) -> Dataset:
 
 def read(path: str | os.PathLike) -> tuple[tuple[Examples, Examples, Examples], tuple[str, ...]]:
     """Train, val and test of a file in MedMNIST's layout, and its class names, () where none."""
-    if not Path(path).is_file():
+    path = Path(path).expanduser()
+    if not path.is_file():
         raise UserError(f"data.path: no file {path}; give a .npz file in MedMNIST's layout")
     try:
         with np.load(path, allow_pickle=False) as file:  # a pickle could run any code
@@ -70,7 +71,7 @@ def read(path: str | os.PathLike) -> tuple[tuple[Examples, Examples, Examples], 
     return (train, val, test), tuple(str(name) for name in names)
 
 
-def _examples(path: str | os.PathLike, arrays: dict[str, np.ndarray], name: str) -> Examples:
+def _examples(path: Path, arrays: dict[str, np.ndarray], name: str) -> Examples:
     """One of the three sets, brought to the contract's shapes and types."""
     images = arrays[f"{name}_images"]
     labels = _integers(path, f"{name}_labels", arrays[f"{name}_labels"])
@@ -87,7 +88,7 @@ def _examples(path: str | os.PathLike, arrays: dict[str, np.ndarray], name: str)
     )
 
 
-def _integers(path: str | os.PathLike, name: str, array: np.ndarray) -> np.ndarray:
+def _integers(path: Path, name: str, array: np.ndarray) -> np.ndarray:
     """The array as int32 `[N]`."""
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
