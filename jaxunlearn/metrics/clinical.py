@@ -1,0 +1,221 @@
+"""What a model's errors mean to patients. Malignant is the positive class throughout.
+
+A rate or a risk that nothing defines, such as sensitivity without a malignant example, is None.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from jaxunlearn.errors import UserError, unknown
+from jaxunlearn.metrics.predictions import Predictions, probabilities
+from jaxunlearn.metrics.statistics import best_threshold, mcnemar
+
+Malignant = tuple[int, ...]
+
+
+def p_malignant(logits: np.ndarray, malignant: Malignant) -> np.ndarray:
+    """Summed probability of the malignant classes, `[N, num_classes]` to float64 `[N]`."""
+    return np.minimum(probabilities(logits)[:, list(malignant)].sum(axis=1), 1.0)
+
+
+# How a model of several classes says "malignant": by its first choice, as published, or by the sum.
+MALIGNANT_RULES = {
+    "argmax": lambda logits, malignant: np.isin(logits.argmax(axis=1), malignant),
+    "sum": lambda logits, malignant: p_malignant(logits, malignant) >= 0.5,
+}
+
+
+def called_malignant(logits: np.ndarray, malignant: Malignant, rule: str) -> np.ndarray:
+    """Which examples the model calls malignant, `[N, num_classes]` to bool `[N]`.
+
+    Args:
+      logits: `[N, num_classes]`.
+      malignant: labels of the malignant classes.
+      rule: "argmax" (the class of the largest logit is malignant; of equal logits the lower class
+        counts) or "sum" (the summed probability is at least 0.5).
+
+    Raises:
+      UserError: `rule` is neither.
+    """
+    if rule not in MALIGNANT_RULES:
+        raise unknown("malignant rule", rule, MALIGNANT_RULES)
+    return MALIGNANT_RULES[rule](logits, malignant)
+
+
+def confusion(called: np.ndarray, truth: np.ndarray) -> dict[str, int]:
+    """Counts of true and false positives and negatives; arguments bool `[N]`, True = malignant."""
+    return {
+        "tp": int(np.sum(called & truth)),
+        "fn": int(np.sum(~called & truth)),
+        "fp": int(np.sum(called & ~truth)),
+        "tn": int(np.sum(~called & ~truth)),
+    }
+
+
+def rates(counts: dict[str, int]) -> dict[str, float | None]:
+    """Rates of confusion counts, as fractions."""
+    tp, fn, fp, tn = (counts[name] for name in ("tp", "fn", "fp", "tn"))
+    sensitivity, specificity = _share(tp, tp + fn), _share(tn, tn + fp)
+    balanced = None
+    if sensitivity is not None and specificity is not None:
+        balanced = (sensitivity + specificity) / 2
+    return {
+        "sensitivity": sensitivity,
+        "specificity": specificity,
+        "fnr": _share(fn, tp + fn),
+        "fpr": _share(fp, fp + tn),
+        "ppv": _share(tp, tp + fp),
+        "npv": _share(tn, tn + fn),
+        "balanced_accuracy": balanced,
+    }
+
+
+def _share(part: int, whole: int) -> float | None:
+    """`part / whole`, None where `whole` is 0."""
+    return part / whole if whole else None
+
+
+def auroc(p: np.ndarray, truth: np.ndarray) -> float | None:
+    """Area under the ROC curve of p(malignant) `[N]` for the truth, bool `[N]`."""
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(truth, p)) if 0 < truth.sum() < len(truth) else None
+
+
+def costs(called: np.ndarray, truth: np.ndarray, c_fn: float, c_fp: float) -> np.ndarray:
+    """Each example's cost `[N]`: C_FN if malignant and missed, C_FP if a false alarm, else 0."""
+    return c_fn * (~called & truth) + c_fp * (called & ~truth)
+
+
+def risks(
+    called: np.ndarray, truth: np.ndarray, c_fn: float, c_fp: float
+) -> dict[str, float | None]:
+    """Risks in cost per example, with those of the trivial answers "none" and "all are malignant".
+
+    Falcao & Cordeiro 2026, https://arxiv.org/abs/2604.23854. `risk_ratio` is the risk divided by
+    the smaller trivial one: above 1, the model does worse than an answer that never sees the image.
+
+    Args:
+      called: which examples the model calls malignant, bool `[N]`.
+      truth: which are, bool `[N]`.
+      c_fn: cost of a false negative.
+      c_fp: cost of a false positive.
+    """
+    cost = costs(called, truth, c_fn, c_fp)
+    # R_global = (C_FN · FN + C_FP · FP) / N
+    risk = float(cost.mean())
+    # R_malignant = C_FN · FN / N_malignant, R_benign = C_FP · FP / N_benign
+    malignant = float(cost[truth].mean()) if truth.any() else None
+    benign = float(cost[~truth].mean()) if not truth.all() else None
+    treat_none = float(costs(np.zeros_like(truth), truth, c_fn, c_fp).mean())
+    treat_all = float(costs(np.ones_like(truth), truth, c_fn, c_fp).mean())
+    trivial = min(treat_none, treat_all)
+    return {
+        "risk": risk,
+        "risk_malignant": malignant,
+        "risk_benign": benign,
+        "risk_gap": None if malignant is None or benign is None else abs(malignant - benign),
+        "risk_treat_none": treat_none,
+        "risk_treat_all": treat_all,
+        "risk_ratio": risk / trivial if trivial else None,
+    }
+
+
+def net_benefit(counts: dict[str, int], p_t: float) -> float:
+    """Net benefit of confusion counts at the threshold probability p_t.
+
+    Vickers & Elkin 2006, https://doi.org/10.1177/0272989X06295361. At p_t = C_FP / (C_FP + C_FN) it
+    ranks models as the global risk does: R_global = C_FN · (prevalence − net benefit).
+    """
+    # net benefit = TP/N − FP/N · p_t / (1 − p_t)
+    return (counts["tp"] - counts["fp"] * p_t / (1 - p_t)) / sum(counts.values())
+
+
+def cost_optimal_threshold(
+    p: np.ndarray, truth: np.ndarray, c_fn: float, c_fp: float
+) -> float | None:
+    """The t of least risk on a validation set for the rule "malignant when p(malignant) ≥ t".
+
+    Of equal risks the lowest threshold, for fewer missed lesions; 0 calls all malignant and 2 none.
+    None where the validation set lacks malignant or benign examples. It needs no calibrated
+    probabilities, unlike the fixed t = C_FP / (C_FP + C_FN).
+
+    Args:
+      p: p(malignant), `[N]`.
+      truth: bool `[N]`.
+      c_fn: cost of a false negative.
+      c_fp: cost of a false positive.
+    """
+    if truth.all() or not truth.any():
+        return None
+    return float(np.clip(best_threshold(p, truth, c_fn, c_fp)[0], 0.0, 2.0))
+
+
+def evaluate(
+    val: Predictions,
+    test: Predictions,
+    malignant: Malignant,
+    scenarios: tuple[tuple[float, float], ...],
+    rule: str,
+) -> dict[str, Any]:
+    """Counts, rates and risks on test; `val` only chooses each scenario's cost-optimal threshold.
+
+    Args:
+      val: predictions on the validation set.
+      test: predictions on the test set.
+      malignant: labels of the malignant classes.
+      scenarios: pairs of costs (C_FN, C_FP); (20, 1) has the key "20:1" in the result.
+      rule: see `called_malignant`.
+    """
+    truth = np.isin(test.labels, malignant)
+    p_val, p_test = p_malignant(val.logits, malignant), p_malignant(test.logits, malignant)
+    called = called_malignant(test.logits, malignant, rule)
+    counts = confusion(called, truth)
+    values: dict[str, Any] = {"counts": counts, **rates(counts), "auroc": auroc(p_test, truth)}
+    for c_fn, c_fp in scenarios:
+        row = risks(called, truth, c_fn, c_fp)
+        t = cost_optimal_threshold(p_val, np.isin(val.labels, malignant), c_fn, c_fp)
+        row["threshold"] = t
+        row["risk_at_threshold"] = (
+            None if t is None else float(costs(p_test >= t, truth, c_fn, c_fp).mean())
+        )
+        for name, value in row.items():
+            values.setdefault(name, {})[f"{c_fn:g}:{c_fp:g}"] = value
+    return values
+
+
+def compare_false_negatives(
+    test: Predictions, reference: Predictions, malignant: Malignant, rule: str
+) -> dict[str, Any]:
+    """How a model's false negatives differ from a reference model's on the same test examples.
+
+    Args:
+      test: predictions on test.
+      reference: another model's predictions on the same test, as a rule those of retrained.
+      malignant: labels of the malignant classes.
+      rule: see `called_malignant`.
+
+    Returns:
+      Counts of malignant examples that the model misses, that the reference misses, that only the
+      model misses (`newly_missed`) and that only the reference misses (`newly_found`); the exact
+      McNemar p-value, which takes the images as independent; and the number of malignant examples.
+
+    Raises:
+      UserError: the two are not of the same test set.
+    """
+    if not np.array_equal(test.labels, reference.labels):
+        raise UserError("two models' predictions have different labels; give both on one test set")
+    truth = np.isin(test.labels, malignant)
+    missed = ~called_malignant(test.logits, malignant, rule) & truth
+    missed_reference = ~called_malignant(reference.logits, malignant, rule) & truth
+    newly_missed = int(np.sum(missed & ~missed_reference))
+    newly_found = int(np.sum(missed_reference & ~missed))
+    return {
+        "missed": int(missed.sum()),
+        "missed_reference": int(missed_reference.sum()),
+        "newly_missed": newly_missed,
+        "newly_found": newly_found,
+        "p_value": mcnemar(newly_missed, newly_found),
+        "n_malignant": int(truth.sum()),
+    }

@@ -1,0 +1,50 @@
+"""Predictions: what every metric is a function of."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxunlearn.errors import UserError
+
+
+class Predictions(NamedTuple):
+    """What one model says of one set.
+
+    Attributes:
+      logits: float32 `[N, num_classes]`.
+      labels: int32 `[N]`.
+      groups: patient or lesion ids, int32 `[N]`, or None.
+    """
+
+    logits: np.ndarray
+    labels: np.ndarray
+    groups: np.ndarray | None = None
+
+
+def check(name: str, predictions: Predictions) -> Predictions:
+    """Returns the predictions on the set `name`, or raises `UserError` at what does not fit."""
+    logits, labels = predictions.logits, predictions.labels
+    if logits.ndim != 2 or labels.shape != logits.shape[:1] or len(labels) == 0:
+        raise UserError(
+            f"predictions on {name}: logits of shape {list(logits.shape)} and labels of shape "
+            f"{list(labels.shape)}; allowed: [N, num_classes] and [N] with N at least 1"
+        )
+    if not np.isfinite(logits).all():
+        raise UserError(f"predictions on {name}: logits are not finite; lower the learning rate")
+    if labels.min() < 0 or labels.max() >= logits.shape[1]:
+        raise UserError(
+            f"predictions on {name}: labels run from {labels.min()} to {labels.max()}; "
+            f"allowed: 0 to {logits.shape[1] - 1}"
+        )
+    return predictions
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """Softmax of logits `[N, num_classes]`: float64 `[N, num_classes]`, stable for large logits."""
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True).astype(np.float64))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+def confidence(predictions: Predictions) -> np.ndarray:
+    """p_y, the probability of each example's own label: float64 `[N]`."""
+    return probabilities(predictions.logits)[np.arange(len(predictions.labels)), predictions.labels]

@@ -1,0 +1,88 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.svm import SVC
+
+from jaxunlearn.metrics import Predictions, privacy
+
+
+def predictions(seed, n, shift=0.0):
+    """Binary predictions, the surer the greater the shift."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, n)
+    logits = rng.normal(size=(n, 2)).astype(np.float32)
+    logits[np.arange(n), labels] += shift
+    return Predictions(logits, labels)
+
+
+def own_confidence(predicted):
+    """p_y of two classes, as a logistic function."""
+    logits, labels = predicted.logits.astype(np.float64), predicted.labels
+    own, other = logits[np.arange(len(labels)), labels], logits[np.arange(len(labels)), 1 - labels]
+    return 1 / (1 + np.exp(other - own))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("retain, test", [(300, 120), (80, 120)])
+@pytest.mark.parametrize("shift", [0.0, 1.0, 4.0])
+def test_svc_is_scikit_learns(seed, retain, test, shift):
+    """The published attack, written out again."""
+    sets = predictions(1, 60), predictions(2, retain, shift), predictions(3, test)
+    p_forget, p_retain, p_test = (own_confidence(one) for one in sets)
+    rng = np.random.default_rng(seed)
+    n = min(retain, test)
+    members = p_retain[sorted(rng.choice(retain, n, replace=False))]
+    nonmembers = p_test[sorted(rng.choice(test, n, replace=False))]
+    attack = SVC(C=3, gamma="auto", kernel="rbf")
+    attack.fit(np.concatenate([members, nonmembers]).reshape(-1, 1), [1] * n + [0] * n)
+    expected = 100 * (1 - attack.predict(p_forget.reshape(-1, 1)).mean())
+    assert privacy.mia(*sets, "svc", seed) == pytest.approx(expected)
+
+
+@given(
+    st.lists(st.integers(0, 6), min_size=1, max_size=12),
+    st.lists(st.integers(0, 6), min_size=1, max_size=12),
+)
+def test_threshold_is_the_best_of_all(members, nonmembers):
+    members, nonmembers = np.array(members) / 6, np.array(nonmembers) / 6
+    scores = np.concatenate([members, nonmembers])
+    truth = np.repeat([True, False], [len(members), len(nonmembers)])
+    # Every threshold between the possible scores, both directions; the first of the best is what
+    # ties go to.
+    cuts = np.arange(-1, 14, 2) / 12
+    rules = [scores >= cut for cut in cuts] + [scores <= cut for cut in cuts[::-1]]
+    best = max(rules, key=lambda rule: np.sum(rule == truth))
+    called = privacy.threshold(members, nonmembers, scores)
+    assert np.array_equal(called, best)
+
+
+def test_threshold_by_hand():
+    members, nonmembers = np.array([0.9, 0.8, 0.7, 0.2]), np.array([0.1, 0.3, 0.4, 0.85])
+    # "≥ 0.55" is right 3 + 3 times; 0.56 and 1 are called members
+    targets = np.array([0.0, 0.54, 0.56, 1.0])
+    assert privacy.threshold(members, nonmembers, targets).tolist() == [False, False, True, True]
+    # the other direction, with the roles exchanged
+    assert privacy.threshold(nonmembers, members, targets).tolist() == [True, True, False, False]
+
+
+def test_ties_never_count_as_forgotten():
+    level = np.full(5, 0.5)
+    targets = np.array([0.0, 0.5, 1.0])
+    assert privacy.threshold(level, level, targets).all()
+    # two neighbouring floats: the cut between them must part them
+    low, high = np.array([1 - 2**-52]), np.array([1 - 2**-53])
+    assert privacy.threshold(high, low, np.concatenate([low, high])).tolist() == [False, True]
+
+
+@pytest.mark.parametrize("attack", privacy.ATTACKS)
+def test_remembered_and_forgotten(attack):
+    known, unknown = predictions(1, 500, 8.0), predictions(2, 400)
+    assert privacy.mia(predictions(3, 200, 8.0), known, unknown, attack, 0) < 5
+    assert privacy.mia(predictions(3, 200, -8.0), known, unknown, attack, 0) == 100
+
+
+def test_the_seed_draws_the_members():
+    sets = predictions(1, 97), predictions(2, 5000, 0.5), predictions(3, 60)
+    found = [privacy.mia(*sets, "threshold", seed) for seed in (0, 0, 1, 2, 3)]
+    assert found[0] == found[1] and len(set(found)) > 1
