@@ -1,0 +1,136 @@
+"""The figure of an experiment."""
+
+from itertools import cycle
+from typing import TYPE_CHECKING, Any
+
+from jaxunlearn.metrics.unlearning import GAPS
+from jaxunlearn.report.terminal import dig, title
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Told apart by the colour-blind (Okabe & Ito 2008, https://jfly.uni-koeln.de/color/), less the yellow,
+# which is faint on white. Seven colours and nine markers: 63 models before a pair comes again.
+COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = "osD^vP<X>"
+GREY = "0.35"
+
+
+def draw(metrics: dict[str, Any], path: str) -> None:
+    """Writes the figure as PNG.
+
+    Clinical data: false negative against false positive rate, and the risk of each scenario beside
+    those of the trivial answers. Other data: each model's gaps to retrained.
+
+    Args:
+      metrics: what `metrics.json` holds.
+      path: the file to write.
+    """
+    from matplotlib.figure import Figure
+
+    models = metrics["models"]
+    mean = models["retrained"]["mean"]
+    clinical = "counts" in mean
+    panels = list(mean["risk"]) if clinical else [*GAPS, "Avg Gap"]
+    widths = [1.6] * clinical + [1.0] * len(panels)
+    height = max(4.2 if clinical else 2.6, 1.6 + 0.35 * len(models))
+    figure = Figure(figsize=(2 + 2.4 * sum(widths), height), layout="constrained")
+    figure.suptitle(title(metrics), fontsize=11)
+    axes = figure.subplots(1, len(widths), squeeze=False, width_ratios=widths)[0]
+    if clinical:
+        _draw_rates(axes[0], models)
+    for i, (axis, panel) in enumerate(zip(axes[clinical:], panels, strict=True)):
+        if clinical:
+            _draw_risk(axis, models, panel)
+        else:
+            _draw_gap(axis, models, panel)
+        axis.set_yticks(range(len(models)), list(models) if i == 0 else [""] * len(models))
+        axis.set_ylim(len(models) - 0.5, -0.5)
+        axis.set_xlim(left=0)
+    for axis in axes:
+        axis.grid(color="0.9")
+        axis.set_axisbelow(True)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.supxlabel(_caption(metrics, clinical), fontsize=8, color=GREY)
+    figure.savefig(path, dpi=150)
+
+
+def _looks(models: dict[str, Any]) -> Any:
+    """Each model's name and values with its own colour and marker."""
+    return zip(models.items(), cycle(COLOURS), cycle(MARKERS), strict=False)
+
+
+def _value(model: dict[str, Any], path: tuple[str, ...], scale: float = 1.0) -> tuple[Any, Any]:
+    """A model's mean, and how far its interval reaches below and above (None if there is none)."""
+    value, interval = dig(model["mean"], path), dig(model["interval"], path)
+    if value is None:
+        return None, None
+    # A t interval may reach below 0, where no rate, risk or gap is.
+    reach = interval and [[scale * (value - max(interval[0], 0))], [scale * (interval[1] - value)]]
+    return scale * value, reach
+
+
+def _draw_rates(axis: "Axes", models: dict[str, Any]) -> None:
+    """False negative against false positive rate."""
+    for (_, model), colour, marker in _looks(models):
+        x, x_reach = _value(model, ("fpr",), 100)
+        y, y_reach = _value(model, ("fnr",), 100)
+        if x is not None and y is not None:
+            look = {"fmt": marker, "color": colour, "ecolor": colour, "markersize": 8}
+            bars = axis.errorbar(x, y, y_reach, x_reach, **look, elinewidth=1, zorder=3)
+            for line in bars[2]:
+                line.set_alpha(0.4)  # the intervals of many models cross
+    axis.set_xlabel("false alarms: FPR (%)")
+    axis.set_ylabel("missed lesions: FNR (%)")
+    axis.set_xlim(left=0)
+    axis.set_ylim(bottom=0)
+
+
+def _draw_risk(axis: "Axes", models: dict[str, Any], scenario: str) -> None:
+    """Risks of one scenario, a row for each model."""
+    mean = models["retrained"]["mean"]
+    seen = []
+    for row, ((_, model), colour, marker) in enumerate(_looks(models)):
+        best, _ = _value(model, ("risk_at_threshold", scenario))
+        if best is not None:
+            axis.plot(best, row, marker, color=colour, fillstyle="none", markersize=8, zorder=3)
+        x, reach = _value(model, ("risk", scenario))
+        axis.errorbar(x, row, xerr=reach, fmt=marker, color=colour, markersize=8, zorder=4)
+        seen += [x, best or 0]
+    names = {"none": (mean["risk_treat_none"][scenario], "--"), "all": (0, ":")}
+    names["all"] = (mean["risk_treat_all"][scenario], ":")
+    smaller = min(risk for risk, _ in names.values())
+    limit = 1.15 * max(*seen, smaller)
+    for name, (risk, style) in names.items():
+        if risk < limit:
+            axis.axvline(risk, linestyle=style, color=GREY, linewidth=1.2, zorder=2)
+    axis.set_xlim(right=limit)
+    axis.set_title(f"Risk {scenario}", fontsize=10)
+    treat = "\n".join(
+        f"treat {name} ({style}): {risk:.3f}" for name, (risk, style) in names.items()
+    )
+    axis.set_xlabel(f"cost per test image\n{treat}")
+
+
+def _draw_gap(axis: "Axes", models: dict[str, Any], name: str) -> None:
+    """Absolute differences to retrained in one metric, a row for each model."""
+    path = ("gaps", name) if name in GAPS else ("avg_gap",)
+    for row, ((_, model), colour, marker) in enumerate(_looks(models)):
+        x, reach = _value(model, path)
+        axis.errorbar(x, row, xerr=reach, fmt=marker, color=colour, markersize=8, zorder=3)
+    axis.set_title(name if name == "Avg Gap" else f"{name} gap", fontsize=10)
+    axis.set_xlabel("points")
+
+
+def _caption(metrics: dict[str, Any], clinical: bool) -> str:
+    """How the intervals were made."""
+    seeds = len(metrics["seeds"])
+    if seeds > 1:
+        lines = f"{seeds} seeds: means with 95% t intervals over seeds."
+    else:
+        lines = "One seed" + (
+            ": 95% Wilson intervals of the rates." if clinical else ": no intervals."
+        )
+    return lines + (
+        " Open: at the threshold of least risk on validation." if clinical else " 0 is retrained."
+    )
