@@ -38,12 +38,12 @@ def load(config: Any) -> Dataset:
         third as many), `size` the image side, `seed` draws everything.
 
     Raises:
-      UserError: fewer than 30 images or 8 pixels.
+      UserError: fewer than 10 images or 8 pixels.
     """
-    if config.count < 30 or config.size < 8:
+    if config.count < 10 or config.size < 8:
         raise UserError(
             f"data.count={config.count}, data.size={config.size}; "
-            "allowed: at least 30 images of at least 8 pixels"
+            "allowed: at least 10 images of at least 8 pixels"
         )
     counts = (config.count, config.count // 5, config.count // 3)
     train, val, test = (
@@ -107,9 +107,9 @@ def _lesions(rng: np.random.Generator, malignant: np.ndarray) -> dict[str, np.nd
 
     return {
         "radius": trait(0.48, 0.06, 0.08, 0.25),
-        "asymmetry": trait(0.04, 0.06, 0.025, 0.0),
-        "irregularity": trait(0.012, 0.024, 0.009, 0.0),
-        "variegation": trait(0.18, 0.52, 0.20, 0.0),
+        "asymmetry": trait(0.04, 0.065, 0.022, 0.0),
+        "irregularity": trait(0.012, 0.026, 0.009, 0.0),
+        "variegation": trait(0.18, 0.54, 0.17, 0.0),
         "texture": trait(0.06, 0.09, 0.05, 0.0),
         "softness": trait(0.16, 0.02, 0.05, 0.06),
         "darkness": trait(0.92, -0.08, 0.09, 0.55),
