@@ -1,9 +1,9 @@
 """Times the training step of ResNet-18: `python benchmarks/step.py`.
 
-Prints images/s of our step, of the same step with XLA's plain convolution and, where PyTorch is installed
-(`pip install -e '.[bench]'`), of the same step in PyTorch (channels_last), taken in turn in one process so
-that a machine whose speed drifts does not favour one; the seconds that compiling took; and the share
-of an unlearning run's time that evaluation takes.
+Prints images/s of our step, of the same step with XLA's plain convolution and, where PyTorch is
+installed (`pip install -e '.[bench]'`), of the same step in PyTorch (channels_last), taken in turn
+in one process so that a machine whose speed drifts does not favour one; the seconds that compiling
+took; and the share of an unlearning run's time that evaluation takes.
 """
 
 import statistics
@@ -126,7 +126,7 @@ def in_turn(candidates: dict[str, Callable[[int], None]], batch: int) -> dict[st
 
 
 def evaluation_share(width: int, batch: int) -> float:
-    """Share of (10 epochs of unlearning + one evaluation) that the evaluation takes, 20% of it test."""
+    """Share of (10 epochs of unlearning and an evaluation) that the evaluation takes."""
     rng = np.random.default_rng(0)
     count = 4 * batch
     images = rng.integers(0, 256, (count, SIZE.value, SIZE.value, 3), dtype=np.uint8)
@@ -183,7 +183,9 @@ def main(argv: list[str]) -> None:
         if other is None:
             print("  PyTorch            not installed: pip install -e '.[bench]'")
         print(f"  compile seconds    {fast_compile:.1f} (plain convolution: {plain_compile:.1f})")
-        print(f"  evaluation         {100 * evaluation_share(width, batch):.1f}% of a method's time")
+        print(
+            f"  evaluation         {100 * evaluation_share(width, batch):.1f}% of a method's time"
+        )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Binary PathMNIST, 20% of train removed (50%: `--config=configs/pathmnist_salun_cra.py:0.5`).
 
-"Does Machine Unlearning Preserve Clinical Safety?", Falcao & Cordeiro 2026, https://arxiv.org/abs/2604.23854.
-The paper's text leaves open whether a random label may be the true one: `_flip` entries never draw it.
+"Does Machine Unlearning Preserve Clinical Safety?", Falcao & Cordeiro 2026,
+https://arxiv.org/abs/2604.23854. The paper's text leaves open whether a random label may be the
+true one: `_flip` entries never draw it.
 """
 
 from jaxunlearn.config import default, methods

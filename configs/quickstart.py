@@ -1,4 +1,4 @@
-"""Five minutes' walk through the library: synthetic lesions, every method of the papers, on a laptop's CPU."""
+"""A first run: synthetic lesions and every method of the papers, on a laptop's CPU."""
 
 from jaxunlearn.config import default, methods
 

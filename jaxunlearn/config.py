@@ -1,4 +1,4 @@
-"""Every setting: its default, its meaning, its check. A config file is a few lines over `default()`."""
+"""Every setting: its default, meaning and check. A config is a few lines over `default()`."""
 
 import copy
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ def default() -> ConfigDict:
                 "path": "",  # a file to read in place of the published download
                 "root": "",  # folder of downloads; empty: where each data set usually lies
                 "size": 28,  # image size in pixels, where the source has several
-                "malignant": (),  # labels that count as malignant; (): what the data set is known by
+                "malignant": (),  # malignant labels; (): what the data set is known by
                 "binary": False,  # True: two classes, benign 0 and malignant 1
                 "seed": 0,  # of generated images and of drawn validation sets
                 "count": 2000,  # training images to generate
@@ -69,11 +69,15 @@ def default() -> ConfigDict:
 
 
 def methods(**entries: Mapping[str, Any]) -> ConfigDict:
-    """Returns `config.methods`: entries by the name that results show, each with all of its settings.
+    """Returns `config.methods`: entries by name, each with all of its settings.
 
     Args:
-      **entries: what departs from the method's defaults. `method` names the method where the entry's own
-        name does not: `methods(salun={}, salun_flip={"method": "salun", "relabel": {"exclude_true": True}})`.
+      **entries: what departs from the method's defaults, by the name that results show. `method`
+        names the method where the entry's own name does not: `methods(salun={}, salun_flip={
+        "method": "salun", "relabel": {"exclude_true": True}})`.
+
+    Raises:
+      UserError: an unknown method or setting.
     """
     filled = {}
     for name, changes in entries.items():

@@ -1,7 +1,7 @@
 """The device mesh: parameters on every device, the batch split between them.
 
-One code path for one device or many: programs are `jax.jit` with shardings over a 1-D mesh `data`, so XLA
-puts in the reductions and N devices compute what one would, batch norm's moments included.
+One code path for one device or many: programs are `jax.jit` with shardings over a 1-D mesh `data`,
+  so XLA puts in the reductions and N devices compute what one would, batch norm's moments included.
 """
 
 from typing import Any
@@ -17,8 +17,8 @@ def make_mesh(count: int = 0) -> Mesh:
     devices = jax.devices()
     if not 0 <= count <= len(devices):
         raise UserError(
-            f"devices is {count}; allowed: 1 to {len(devices)} on this machine ({devices[0].platform}), "
-            "or 0 for all of them"
+            f"devices is {count}; allowed: 1 to {len(devices)} on this machine "
+            f"({devices[0].platform}), or 0 for all of them"
         )
     return jax.make_mesh(
         (count or len(devices),),

@@ -16,8 +16,8 @@ import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from jaxunlearn import data, devices, metrics, models, training
 from jaxunlearn import config as config_lib
+from jaxunlearn import data, devices, metrics, models, training
 from jaxunlearn.data import forget
 from jaxunlearn.errors import UserError
 from jaxunlearn.methods import METHODS
@@ -49,7 +49,8 @@ def run(config: ConfigDict, workdir: str | Path, console: Console | None = None)
       console: where the progress, the table and the notes are printed.
 
     Raises:
-      UserError: the config, the data or the working directory is not as it must be; or training diverged.
+      UserError: the config, the data or the working directory is not as it must be; or training
+        diverged.
     """
     console, workdir = console or Console(), Path(workdir)
     config_lib.check(config)
@@ -168,16 +169,14 @@ class Lab:
     def unlearned(
         self, name: str, settings: ConfigDict, seed: int, original: Stored, shared: Shared
     ) -> Stored:
-        """What a method makes of the original; its parameters are put into the working directory too."""
+        """What a method makes of the original; copied into the working directory too."""
         fields = {
             "original": original.key,
             "split": self.split.fingerprint,
             "method": settings.to_dict(),
             "seed": seed,
         }
-        model = self._obtain(
-            name, seed, fields, settings, self.split, "unlearn", original, shared
-        )
+        model = self._obtain(name, seed, fields, settings, self.split, "unlearn", original, shared)
         _copy(model.path, self.workdir / "models" / f"{name}-seed{seed}")
         return model
 
@@ -242,7 +241,9 @@ class Lab:
                 path = self.workdir / "diverged" / f"{name}-seed{seed}"
                 shutil.rmtree(path, ignore_errors=True)
                 save_tree(path, error.variables)
-                raise UserError(f"{name}, seed {seed}: {error}; last good parameters: {path}") from error
+                raise UserError(
+                    f"{name}, seed {seed}: {error}; last good parameters: {path}"
+                ) from error
         logits = {
             which: training.predict(
                 result.variables,
@@ -371,20 +372,21 @@ def _claim(workdir: Path, config: ConfigDict) -> None:
         ]
         if changed:
             raise UserError(
-                f"{workdir} holds a run with another config ({', '.join(changed)} differ); give another "
-                "--workdir, or remove that one"
+                f"{workdir} holds a run with another config ({', '.join(changed)} differ); "
+                "give another --workdir, or remove that one"
             )
     try:
         (workdir / "predictions").mkdir(parents=True, exist_ok=True)
         write_text(kept, json.dumps(mine, indent=1))
     except OSError as error:
         raise UserError(
-            f"the working directory {workdir} cannot be written ({error.strerror}); give another --workdir"
+            f"the working directory {workdir} cannot be written ({error.strerror}); "
+            "give another --workdir"
         ) from error
 
 
 def _copy(entry: Path, target: Path) -> None:
-    """Copies a stored model's parameters and what is known of them, unless they are there already."""
+    """Copies a stored model and what is known of it, unless it is there already."""
     meta = (entry / "meta.json").read_bytes()
     if (target / "meta.json").exists() and (target / "meta.json").read_bytes() == meta:
         return

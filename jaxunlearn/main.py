@@ -1,6 +1,7 @@
 """The command line: `python -m jaxunlearn.main --config=configs/NAME.py --workdir=DIR`.
 
-This file is kept short: flags and one call. `jaxunlearn.experiment.run` is what notebooks and tests call.
+This file is kept short: flags and one call. `jaxunlearn.experiment.run` is what notebooks and tests
+  call.
 """
 
 import sys
@@ -14,13 +15,18 @@ from jaxunlearn.errors import UserError
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The experiment: a file of configs/; override a field by --config.FIELD=VALUE."
 )
-WORKDIR = flags.DEFINE_string("workdir", "", "Where results go; default: runs/NAME, NAME the config's.")
+WORKDIR = flags.DEFINE_string(
+    "workdir", "", "Where results go; default: runs/NAME, NAME the config's."
+)
 
 
 def main(argv: list[str]) -> None:
     """Runs the config's experiment; a user's error ends in one line and exit code 2."""
     if argv[1:]:
-        fail(f"not understood: {' '.join(argv[1:])!r}; flags start with --, such as --config.seeds=0,1,2")
+        fail(
+            f"not understood: {' '.join(argv[1:])!r}; flags start with --, "
+            "such as --config.seeds=0,1,2"
+        )
     from jaxunlearn import experiment
 
     try:
@@ -39,7 +45,15 @@ def parse(argv: list[str]) -> list[str]:
             fail("no config given; give one such as --config=configs/quickstart.py")
         _ = CONFIG.value.name  # a file that could not be loaded says so only when it is read
         return rest
-    except (flags.Error, UserError, LookupError, AttributeError, TypeError, ValueError, OSError) as error:
+    except (
+        flags.Error,
+        UserError,
+        LookupError,
+        AttributeError,
+        TypeError,
+        ValueError,
+        OSError,
+    ) as error:
         text = str(error.args[0] if isinstance(error, LookupError | AttributeError) else error)
         if "Traceback" in text:  # a config file's own failure: what went wrong is its last line
             text = text[: text.index("Traceback")] + text.strip().splitlines()[-1]

@@ -48,10 +48,10 @@ def make_gradient(
 
 
 def forget_gradient(task: Task) -> Any:
-    """Returns |Σ_batches ∇ mean CE(f(x), y)| over the forget set, shaped like the parameters, on the host.
+    """Returns |Σ_batches ∇ mean CE(f(x), y)| over the forget set, a pytree of numpy arrays.
 
-    The original in evaluation mode, true labels, examples in order, no augmentation: as SalUn computes it
-    (Fan et al. 2024, https://arxiv.org/abs/2310.12508, eq. 4).
+    The original in evaluation mode, true labels, examples in order, no augmentation: as SalUn
+    computes it (Fan et al. 2024, https://arxiv.org/abs/2310.12508, eq. 4).
     """
     mesh, setup = task.programs.mesh, task.setup
     order, weight = batches(task.split.forget, setup.batch_size, mesh.size)
@@ -71,7 +71,7 @@ def forget_gradient(task: Task) -> Any:
 
 
 def top(values: np.ndarray, ratio: float) -> np.ndarray:
-    """Marks exactly round(ratio·n) entries of values `[n]`, the largest; among equals, the first."""
+    """Marks exactly round(ratio·n) entries of values `[n]`, the largest; of equals the first."""
     count = round(ratio * values.size)
     if count == 0:
         return np.zeros(values.shape, bool)
@@ -84,7 +84,7 @@ def top(values: np.ndarray, ratio: float) -> np.ndarray:
 
 
 def saliency_mask(task: Task, config: Any) -> Any:
-    """Returns the saliency mask: a pytree of booleans shaped like the parameters; True = may change.
+    """Returns a pytree of booleans shaped like the parameters; True = may change.
 
     Args:
       task: the original and its forget set.
@@ -99,5 +99,3 @@ def saliency_mask(task: Task, config: Any) -> Any:
         masks = np.split(flat, np.cumsum([leaf.size for leaf in leaves])[:-1])
     shaped = [mask.reshape(leaf.shape) for mask, leaf in zip(masks, leaves, strict=True)]
     return devices.replicate(jax.tree.unflatten(structure, shaped), task.programs.mesh)
-
-

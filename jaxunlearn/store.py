@@ -1,8 +1,9 @@
-"""Trained models kept under a hash of all that they depend on: never trained twice, never half there.
+"""Trained models kept under a hash of all that they depend on: never trained twice, never half.
 
-An entry is a folder `KEY/` with an Orbax checkpoint `variables/`, the logits `logits.npz` and `meta.json`, which
-holds the SHA-256 of every other file. It is written under a temporary name and renamed, so two runs may
-share a store, and an entry whose files do not match is set aside, never used.
+An entry is a folder `KEY/` with an Orbax checkpoint `variables/`, the logits `logits.npz` and
+`meta.json`, which holds the SHA-256 of every other file. It is written under a temporary name and
+renamed, so two runs may share a store, and an entry whose files do not match is set aside, never
+used.
 """
 
 import hashlib
@@ -43,7 +44,7 @@ def write_text(path: Path, text: str) -> None:
 def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Writes an `.npz` whole or not at all."""
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.npz")
-    np.savez(temporary, **arrays)
+    np.savez(temporary, **arrays)  # type: ignore[arg-type]
     os.replace(temporary, path)
 
 
@@ -69,14 +70,16 @@ def load_tree(path: Path) -> Any:
 
 
 class Store:
-    """Entries by key in the folder `root`; `notice` is told, in a sentence, of what was set aside."""
+    """Entries by key in the folder `root`; `notice` is told of what was set aside."""
 
     def __init__(self, root: Path, notice: Callable[[str], None]):
         self.root, self.notice = root, notice
         try:
             root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"the store {root} cannot be made ({error.strerror}); set store") from error
+            raise UserError(
+                f"the store {root} cannot be made ({error.strerror}); set store"
+            ) from error
 
     def get(self, key: str) -> Path | None:
         """Returns the entry's folder, or None where there is none or it was damaged."""
@@ -103,7 +106,7 @@ class Store:
         trees: dict[str, Any],
         arrays: dict[str, dict[str, np.ndarray]] | None = None,
     ) -> Path:
-        """Writes an entry: pytrees as Orbax checkpoints, arrays as `.npz`, `meta` as `meta.json`."""
+        """Writes an entry: pytrees as Orbax checkpoints, arrays as `.npz`, `meta` as JSON."""
         path = self.root / key
         temporary = self.root / f".{key}.{uuid.uuid4().hex}"
         temporary.mkdir()

@@ -1,8 +1,9 @@
 """The train state, the compiled step, and the one loop that all training and unlearning uses.
 
-A method (see `jaxunlearn.methods`) is a generator of `Pass` and `Replace`; `run` carries them out. The step is
-pure and compiled once for each objective and shape. Everything that a step reads (the order of the examples,
-labels, learning rate, key) is on the device before its epoch starts, so the hot loop moves nothing.
+A method (see `jaxunlearn.methods`) is a generator of `Pass` and `Replace`; `run` carries them out.
+The step is pure and compiled once for each objective and shape. Everything that a step reads (the
+order of the examples, labels, learning rate, key) is on the device before its epoch starts, so the
+hot loop moves nothing.
 """
 
 import dataclasses
@@ -67,8 +68,9 @@ class Pass:
       lr: the learning rate of this pass.
       of: how many passes the method makes in all, for the progress bar.
       mask: saliency mask shaped like the parameters; True = may change. None: everything may.
-      mask_gradient: mask the gradient before the optimizer (as the published SalUn code does) rather than
-        the update after it; weight decay and momentum then still move masked-out weights.
+      mask_gradient: mask the gradient before the optimizer (as the published SalUn code does)
+        rather than the update after it; weight decay and momentum then still move masked-out
+        weights.
       examples: more arrays `[N, ...]` that the objective wants of each example, by name.
       context: any pytree of arrays that the objective wants whole.
     """
@@ -93,7 +95,7 @@ class Replace:
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """What is the same for every step of a run; hashable, because the compiled step is kept under it."""
+    """What is the same for every step of a run; the compiled step is kept under it."""
 
     model: Model
     num_classes: int
@@ -106,14 +108,9 @@ class Setup:
     weight_decay: float = 0.0
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["params", "model_state", "opt_state", "position"],
-    meta_fields=[],
-)
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """Parameters, the model's other collections, the optimizer's state, and the step within the epoch."""
+    """Parameters, other collections, the optimizer's state, and the step within the epoch."""
 
     params: Any
     model_state: dict[str, Any]
@@ -124,6 +121,13 @@ class TrainState:
     def variables(self) -> Variables:
         """The model's variables."""
         return {"params": self.params, **self.model_state}
+
+
+jax.tree_util.register_dataclass(
+    TrainState,
+    data_fields=["params", "model_state", "opt_state", "position"],
+    meta_fields=[],
+)
 
 
 class Epoch(NamedTuple):
@@ -163,7 +167,7 @@ class DivergedError(UserError):
 
 
 class Programs:
-    """Compiled programs by function, argument shapes and mesh, and the seconds that compiling took."""
+    """Compiled programs by function and argument shapes, and the seconds that compiling took."""
 
     def __init__(self, mesh: Mesh):
         self.mesh = mesh
@@ -174,7 +178,7 @@ class Programs:
         return len(self._compiled)
 
     def __call__(self, function: Callable, *args: Any, donate: tuple[int, ...] = ()) -> Callable:
-        """Returns `function` compiled for arguments like these; outputs lie whole on every device."""
+        """Returns `function` compiled for such arguments; outputs lie whole on every device."""
         leaves, structure = jax.tree.flatten(args)
         shapes = tuple((leaf.shape, leaf.dtype, leaf.sharding) for leaf in leaves)
         kept_under = (function, donate, structure, shapes)
@@ -208,8 +212,8 @@ def fresh(setup: Setup, images: jax.Array, seed: int, programs: Programs) -> Var
 def batches(indices: np.ndarray, batch_size: int, devices: int) -> tuple[np.ndarray, np.ndarray]:
     """Cuts indices `[M]` into batches: (int32 `[steps, batch]`, float32 weight `[steps, batch]`).
 
-    The last batch is filled up with the first examples again at weight 0: real images, so that batch norm's
-    moments stay those of the set, but none of them counts in a loss or a metric.
+    The last batch is filled up with the first examples again at weight 0: real images, so that
+    batch norm's moments stay those of the set, but none of them counts in a loss or a metric.
     """
     if batch_size % devices:
         raise UserError(
@@ -255,7 +259,7 @@ def optimizer(setup: Setup) -> optax.GradientTransformation:
 
 @functools.cache
 def make_step(setup: Setup, objective: Objective, mask_gradient: bool) -> Callable:
-    """Returns `step(state, images, epoch, mask) -> (state, metrics)`, pure; images uint8 `[N, H, W, C]`."""
+    """Returns the pure `step(state, images [N, H, W, C], epoch, mask) -> (state, metrics)`."""
     tx = optimizer(setup)
 
     def step(state: TrainState, images: jax.Array, epoch: Epoch, mask: Any):
@@ -296,7 +300,7 @@ def make_step(setup: Setup, objective: Objective, mask_gradient: bool) -> Callab
             "count": jnp.sum(weight),
             "finite": finite,
         }
-        return TrainState(*kept, position=state.position + 1), metrics
+        return TrainState(*kept, state.position + 1), metrics
 
     return step
 
@@ -324,7 +328,7 @@ def start_state(variables: Variables, setup: Setup, mesh: Mesh) -> TrainState:
     copy = jax.tree.map(lambda leaf: np.array(leaf), variables)
     opt_state = optimizer(setup).init(copy["params"])
     model_state = {name: tree for name, tree in copy.items() if name != "params"}
-    state = TrainState(copy["params"], model_state, opt_state, np.int32(0))
+    state = TrainState(copy["params"], model_state, opt_state, jnp.int32(0))
     return devices.replicate(state, mesh)
 
 
@@ -364,7 +368,8 @@ def run(
     """
     mesh = programs.mesh
     state = start_state(variables, setup, mesh)
-    done, history, seconds = 0, [], 0.0
+    history: list[dict[str, float]] = []
+    done, seconds = 0, 0.0
     if resume is not None:
         done, leaves, history, seconds = resume
         state = devices.replicate(jax.tree.unflatten(jax.tree.structure(state), leaves), mesh)
@@ -451,8 +456,8 @@ def _run_pass(
         step_number = int(np.argmin(values["finite"]))
         raise DivergedError(
             f"the loss became {values['loss'][step_number]} in epoch {epoch_number + 1}, step "
-            f"{step_number + 1} of {len(order)} (learning rate {action.lr:g}); a lower learning rate is "
-            "the usual mend",
+            f"{step_number + 1} of {len(order)} (learning rate {action.lr:g}); a lower learning "
+            "rate is the usual mend",
             jax.device_get(state.variables),
         )
     count = values["count"].sum()
@@ -461,7 +466,10 @@ def _run_pass(
         "accuracy": float(values["correct"].sum() / count),
     }
     progress(
-        (epoch_number + 1) / action.of, len(indices) - reported, summary["loss"], summary["accuracy"]
+        (epoch_number + 1) / action.of,
+        len(indices) - reported,
+        summary["loss"],
+        summary["accuracy"],
     )
     return state, summary
 
@@ -470,7 +478,7 @@ def _run_pass(
 def make_forward(
     model: Model, mean: tuple[float, ...], std: tuple[float, ...], scan: bool
 ) -> Callable:
-    """Returns `forward(variables, images, order, position) -> logits`; with `scan`, of every batch."""
+    """Returns `forward(variables, images, order, position) -> logits`; `scan`: of every batch."""
 
     def forward(variables: Variables, images: jax.Array, order: jax.Array, position: jax.Array):
         def one(index):
@@ -488,7 +496,7 @@ def predict(
     programs: Programs,
     batch_size: int,
 ) -> np.ndarray:
-    """Returns the logits float32 `[N, num_classes]` of images uint8 `[N, H, W, C]`, in evaluation mode."""
+    """Returns logits float32 `[N, num_classes]` of images uint8 `[N, H, W, C]`, not in training."""
     mesh = programs.mesh
     count = len(images)
     order, _ = batches(np.arange(count), -(-batch_size // mesh.size) * mesh.size, mesh.size)

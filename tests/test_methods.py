@@ -60,7 +60,7 @@ def test_the_original_changes(method):
 
 def test_every_setting_is_read_and_documented(method):
     module = inspect.getmodule(METHODS[method].passes)
-    assert module.__doc__ and "http" in module.__doc__ or method == "retrain"
+    assert (module.__doc__ and "http" in module.__doc__) or method == "retrain"
     for rule in METHODS[method].rules:
         value = METHODS[method].defaults
         for part in rule.split("."):
@@ -187,9 +187,7 @@ def test_cra_objective_equals_its_formula_in_numpy(kind, weight):
         else:
             q = np.full(4, 0.25) if kind == "uniform" else np.array([1 / 6, 1 / 6, 0.5, 1 / 6])
             losses.append(weight * np.sum(q * np.log(q / p[row])))
-    objective = (
-        salun_cra.entropy_objective if kind == "entropy" else salun_cra.target_objective
-    )
+    objective = salun_cra.entropy_objective if kind == "entropy" else salun_cra.target_objective
     batch = training.Batch(
         None, jax.nn.one_hot(labels, 4), jnp.asarray(real), {"malignant": jnp.asarray(unsure)}
     )
@@ -231,5 +229,7 @@ def test_cra_raises_the_entropy_of_forgotten_malignant_examples():
 
 @pytest.mark.parametrize("malignant", [(), (0, 1, 2)])
 def test_cra_without_both_kinds_is_a_users_error(malignant):
-    with pytest.raises(UserError, match=r"needs at least one malignant and one benign .*data\.malig"):
+    with pytest.raises(
+        UserError, match=r"needs at least one malignant and one benign .*data\.malig"
+    ):
         toy.unlearn("salun_cra", toy.task(malignant=malignant))

@@ -65,7 +65,7 @@ def test_a_damaged_entry_is_set_aside_and_can_be_made_anew(shelf, notices, harm)
     harm(put(shelf))
     assert shelf.get("k") is None
     assert "was damaged: set aside as k.damaged-" in notices[0]
-    assert [p.name for p in shelf.root.iterdir()][0].startswith("k.damaged-")
+    assert next(p.name for p in shelf.root.iterdir()).startswith("k.damaged-")
     put(shelf)
     assert shelf.get("k") is not None
 
@@ -112,7 +112,7 @@ def test_pickles_are_never_read(tmp_path):
 
 def test_a_store_that_cannot_be_made_is_a_users_error(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be made .*; set store"):
+    with pytest.raises(UserError, match=r"cannot be made .*; set store"):
         store.Store(tmp_path / "file" / "store", print)
 
 

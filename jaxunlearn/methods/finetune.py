@@ -1,6 +1,7 @@
 """Fine-tuning (FT): go on training on the retain set and let the rest fade.
 
-Golatkar et al. 2020, https://arxiv.org/abs/1911.04933; Warnecke et al. 2023, https://arxiv.org/abs/2108.11577.
+Golatkar et al. 2020, https://arxiv.org/abs/1911.04933; Warnecke et al. 2023,
+https://arxiv.org/abs/2108.11577.
 """
 
 from collections.abc import Iterator

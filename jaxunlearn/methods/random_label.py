@@ -1,6 +1,7 @@
-"""Random relabelling (RL): train the forget set towards random labels, the retain set towards its own.
+"""Random relabelling (RL): the forget set towards random labels, the retain set towards its own.
 
-Golatkar et al. 2020, https://arxiv.org/abs/1911.04933; as in Fan et al. 2024, https://arxiv.org/abs/2310.12508.
+Golatkar et al. 2020, https://arxiv.org/abs/1911.04933; as in Fan et al. 2024,
+https://arxiv.org/abs/2310.12508.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,7 +19,7 @@ DEFAULTS = {
         # False: over all classes, so that the true one can come up, as in the published code.
         "exclude_true": False,
         "every_epoch": False,  # False: drawn once for the request
-        "order": "mixed",  # one shuffled stream, or "forget_first": the forget set, then the retain set
+        "order": "mixed",  # one shuffled stream, or "forget_first" and then the retain set
     },
 }
 ORDERS = ("mixed", "forget_first")
@@ -45,7 +46,7 @@ def passes(
     examples: Mapping[str, np.ndarray] | None = None,
     context: Any = (),
 ) -> Iterator[Pass]:
-    """Cross-entropy on the retain and the relabelled forget set; SalUn and its variants add to it."""
+    """Cross-entropy on the retain and the relabelled forget set; SalUn adds to it."""
     settings = config.relabel
     both = np.concatenate([task.split.forget, task.split.retain])
     sets = [both] if settings.order == "mixed" else [task.split.forget, task.split.retain]

@@ -1,8 +1,8 @@
 """SalUn: random relabelling that may change only the weights salient to the forget set.
 
-Fan et al. 2024, https://arxiv.org/abs/2310.12508. The published code masks the gradient before the optimizer, so
-that weight decay and momentum still move the frozen weights; here the update is masked, and a frozen weight
-stays as it is to the bit. `mask.compat` gives the published behaviour.
+Fan et al. 2024, https://arxiv.org/abs/2310.12508. The published code masks the gradient before the
+optimizer, so that weight decay and momentum still move the frozen weights; here the update is
+masked, and a frozen weight stays as it is to the bit. `mask.compat` gives the published behaviour.
 """
 
 from collections.abc import Iterator

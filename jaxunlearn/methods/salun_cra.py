@@ -1,9 +1,10 @@
-"""SalUn-CRA: SalUn that makes the model unsure about forgotten malignant examples instead of relabelling them.
+"""SalUn-CRA: SalUn that makes the model unsure about forgotten malignant examples.
 
-A random label teaches the model that a forgotten malignant lesion is benign, which raises false negatives.
-SalUn-CRA gives random labels to the forgotten benign examples only, and forgets the malignant ones by
-entropy: "Does Machine Unlearning Preserve Clinical Safety?", Falcao & Cordeiro 2026,
-https://arxiv.org/abs/2604.23854. The paper's code and exact formula are not public; this is our reading of it.
+A random label teaches the model that a forgotten malignant lesion is benign, which raises false
+negatives. SalUn-CRA gives random labels to the forgotten benign examples only, and forgets the
+malignant ones by entropy: "Does Machine Unlearning Preserve Clinical Safety?", Falcao & Cordeiro
+2026, https://arxiv.org/abs/2604.23854. The paper's code and exact formula are not public; this is
+our reading of it.
 """
 
 from collections.abc import Iterator
@@ -24,8 +25,9 @@ DEFAULTS = {
     **salun.DEFAULTS,
     "cra": {
         "weight": 1.0,  # of a forgotten malignant example's loss
-        # entropy: KL(p ‖ uniform); uniform: KL(uniform ‖ p); risk_neutral: KL(q ‖ p), q with half of its
-        # mass on the malignant classes, since with several classes a uniform answer is a benign one.
+        # entropy: KL(p ‖ uniform); uniform: KL(uniform ‖ p); risk_neutral: KL(q ‖ p), q with half
+        # of its mass on the malignant classes, since with several classes a uniform answer is a
+        # benign one.
         "target": "entropy",
     },
 }
@@ -65,7 +67,7 @@ def target_objective(params: Any, logits: jax.Array, batch: Batch, context: Any)
 
 
 def target(kind: str, num_classes: int, malignant: tuple[int, ...]) -> np.ndarray:
-    """The distribution float32 `[num_classes]` that forgotten malignant examples are drawn towards."""
+    """Where forgotten malignant examples are drawn to: probabilities float32 `[num_classes]`."""
     if kind != "risk_neutral":
         return np.full(num_classes, 1 / num_classes, np.float32)
     q = np.full(num_classes, 0.5 / (num_classes - len(malignant)), np.float32)
@@ -78,8 +80,8 @@ def passes(task: Task, config: Any) -> Iterator[Pass]:
     num_classes = task.setup.num_classes
     if not 0 < len(task.malignant) < num_classes:
         raise UserError(
-            f"salun_cra was given the malignant classes {task.malignant} of {num_classes}; it needs at least "
-            "one malignant and one benign class: set data.malignant"
+            f"salun_cra was given the malignant classes {task.malignant} of {num_classes}; "
+            "it needs at least one malignant and one benign class: set data.malignant"
         )
     if not config.epochs:
         return

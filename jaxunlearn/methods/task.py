@@ -15,7 +15,8 @@ class Shared:
     """What methods on the same original and split compute only once between them.
 
     Attributes:
-      seconds_saved: what the computing would have cost those that found it done; it belongs in their RTE.
+      seconds_saved: what the computing would have cost those that found it done; it belongs in
+        their RTE.
     """
 
     def __init__(self) -> None:

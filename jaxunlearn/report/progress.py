@@ -12,7 +12,7 @@ SECONDS_BETWEEN_LINES = 15.0
 
 @contextlib.contextmanager
 def progress(console: Console, title: str) -> Iterator[Callable[[float, int, float, float], None]]:
-    """Yields `update(share, images, loss, accuracy)`: share of the work done, images since the last call."""
+    """Yields `update(share done, images since the last call, loss, accuracy)`."""
     start = line_at = time.monotonic()
     seen = 0
 
