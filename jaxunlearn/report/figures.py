@@ -9,11 +9,13 @@ from jaxunlearn.report.terminal import dig, title
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Told apart by the colour-blind (Okabe & Ito 2008, https://jfly.uni-koeln.de/color/), less the yellow,
-# which is faint on white. Seven colours and nine markers: 63 models before a pair comes again.
+# The colour-blind tell them apart: Okabe & Ito 2008, https://jfly.uni-koeln.de/color/, but
+# for yellow, faint on white. Seven colours and nine markers: 63 models before a pair comes again.
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = "osD^vP<X>"
 GREY = "0.35"
+# Whole even at 0, where the axis cuts.
+POINT: dict[str, Any] = {"markersize": 8, "clip_on": False, "zorder": 3}
 
 
 def draw(metrics: dict[str, Any], path: str) -> None:
@@ -28,13 +30,15 @@ def draw(metrics: dict[str, Any], path: str) -> None:
     """
     from matplotlib.figure import Figure
 
-    models = metrics["models"]
+    models = dict(metrics["models"])
     mean = models["retrained"]["mean"]
     clinical = "counts" in mean
+    if not clinical:
+        del models["retrained"]  # no gap to itself
     panels = list(mean["risk"]) if clinical else [*GAPS, "Avg Gap"]
     widths = [1.6] * clinical + [1.0] * len(panels)
     height = max(4.2 if clinical else 2.6, 1.6 + 0.35 * len(models))
-    figure = Figure(figsize=(2 + 2.4 * sum(widths), height), layout="constrained")
+    figure = Figure(figsize=(2 + 2.4 * sum(widths), height), dpi=150, layout="constrained")
     figure.suptitle(title(metrics), fontsize=11)
     axes = figure.subplots(1, len(widths), squeeze=False, width_ratios=widths)[0]
     if clinical:
@@ -52,7 +56,7 @@ def draw(metrics: dict[str, Any], path: str) -> None:
         axis.set_axisbelow(True)
         axis.spines[["top", "right"]].set_visible(False)
     figure.supxlabel(_caption(metrics, clinical), fontsize=8, color=GREY)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path)
 
 
 def _looks(models: dict[str, Any]) -> Any:
@@ -76,8 +80,9 @@ def _draw_rates(axis: "Axes", models: dict[str, Any]) -> None:
         x, x_reach = _value(model, ("fpr",), 100)
         y, y_reach = _value(model, ("fnr",), 100)
         if x is not None and y is not None:
-            look = {"fmt": marker, "color": colour, "ecolor": colour, "markersize": 8}
-            bars = axis.errorbar(x, y, y_reach, x_reach, **look, elinewidth=1, zorder=3)
+            bars = axis.errorbar(
+                x, y, y_reach, x_reach, fmt=marker, color=colour, elinewidth=1, **POINT
+            )
             for line in bars[2]:
                 line.set_alpha(0.4)  # the intervals of many models cross
     axis.set_xlabel("false alarms: FPR (%)")
@@ -87,29 +92,25 @@ def _draw_rates(axis: "Axes", models: dict[str, Any]) -> None:
 
 
 def _draw_risk(axis: "Axes", models: dict[str, Any], scenario: str) -> None:
-    """Risks of one scenario, a row for each model."""
+    """Risks of one scenario, a row for each model, and lines for the trivial answers."""
     mean = models["retrained"]["mean"]
-    seen = []
+    risks = [mean[f"risk_treat_{name}"][scenario] for name in ("none", "all")]
+    limit = min(risks)  # the smaller is always shown, the larger where the models reach it
     for row, ((_, model), colour, marker) in enumerate(_looks(models)):
+        x, reach = _value(model, ("risk", scenario))
+        axis.errorbar(x, row, xerr=reach, fmt=marker, color=colour, **POINT)
         best, _ = _value(model, ("risk_at_threshold", scenario))
         if best is not None:
-            axis.plot(best, row, marker, color=colour, fillstyle="none", markersize=8, zorder=3)
-        x, reach = _value(model, ("risk", scenario))
-        axis.errorbar(x, row, xerr=reach, fmt=marker, color=colour, markersize=8, zorder=4)
-        seen += [x, best or 0]
-    names = {"none": (mean["risk_treat_none"][scenario], "--"), "all": (0, ":")}
-    names["all"] = (mean["risk_treat_all"][scenario], ":")
-    smaller = min(risk for risk, _ in names.values())
-    limit = 1.15 * max(*seen, smaller)
-    for name, (risk, style) in names.items():
-        if risk < limit:
+            axis.plot(best, row, marker, color=colour, fillstyle="none", **POINT)
+        limit = max(limit, x + (reach[1][0] if reach else 0), best or 0)
+    for risk, style in zip(risks, ("--", ":"), strict=True):
+        if risk <= limit:
             axis.axvline(risk, linestyle=style, color=GREY, linewidth=1.2, zorder=2)
-    axis.set_xlim(right=limit)
+    axis.set_xlim(right=1.1 * limit or 1)
     axis.set_title(f"Risk {scenario}", fontsize=10)
-    treat = "\n".join(
-        f"treat {name} ({style}): {risk:.3f}" for name, (risk, style) in names.items()
+    axis.set_xlabel(
+        "cost per test image\n" + "treat none (--): {:.3f}\ntreat all (:): {:.3f}".format(*risks)
     )
-    axis.set_xlabel(f"cost per test image\n{treat}")
 
 
 def _draw_gap(axis: "Axes", models: dict[str, Any], name: str) -> None:
@@ -117,20 +118,22 @@ def _draw_gap(axis: "Axes", models: dict[str, Any], name: str) -> None:
     path = ("gaps", name) if name in GAPS else ("avg_gap",)
     for row, ((_, model), colour, marker) in enumerate(_looks(models)):
         x, reach = _value(model, path)
-        axis.errorbar(x, row, xerr=reach, fmt=marker, color=colour, markersize=8, zorder=3)
+        axis.errorbar(x, row, xerr=reach, fmt=marker, color=colour, **POINT)
     axis.set_title(name if name == "Avg Gap" else f"{name} gap", fontsize=10)
     axis.set_xlabel("points")
 
 
 def _caption(metrics: dict[str, Any], clinical: bool) -> str:
-    """How the intervals were made."""
+    """What the signs mean, and how the intervals were made."""
     seeds = len(metrics["seeds"])
-    if seeds > 1:
-        lines = f"{seeds} seeds: means with 95% t intervals over seeds."
-    else:
-        lines = "One seed" + (
-            ": 95% Wilson intervals of the rates." if clinical else ": no intervals."
+    intervals = f"{seeds} seeds: means with 95% t intervals over seeds."
+    if seeds == 1:
+        intervals = (
+            f"One seed: {'95% Wilson intervals of the rates' if clinical else 'no intervals'}."
         )
-    return lines + (
-        " Open: at the threshold of least risk on validation." if clinical else " 0 is retrained."
+    if not clinical:
+        return f"{intervals} 0 is retrained."
+    return (
+        f"Left: colours and markers as on the right. {intervals}\n"
+        "Risk, filled: as the model decides; open: at the threshold of least risk on validation."
     )
