@@ -82,6 +82,20 @@ def test_remembered_and_forgotten(attack):
     assert privacy.mia(predictions(3, 200, -8.0), known, unknown, attack, 0) == 100
 
 
+def test_the_attacks_agree_where_confidences_are_spread_and_not_where_they_crowd():
+    known, unknown, forget = predictions(1, 900, 2.0), predictions(2, 900), predictions(3, 900, 1.0)
+    threshold, svc = (privacy.mia(forget, known, unknown, one, 0) for one in ("threshold", "svc"))
+    assert threshold == pytest.approx(svc, abs=5)
+    # Above 0.9999 all of them, and yet a threshold parts them.
+    known, unknown, forget = (
+        predictions(1, 900, 30),
+        predictions(2, 900, 20),
+        predictions(3, 900, 20),
+    )
+    assert privacy.mia(forget, known, unknown, "threshold", 0) > 95
+    assert privacy.mia(forget, known, unknown, "svc", 0) < 50
+
+
 def test_the_seed_draws_the_members():
     sets = predictions(1, 97), predictions(2, 5000, 0.5), predictions(3, 60)
     found = [privacy.mia(*sets, "threshold", seed) for seed in (0, 0, 1, 2, 3)]

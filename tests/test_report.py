@@ -208,7 +208,9 @@ def test_names_are_not_markup(capsys):
 def test_synthetic_data_is_called_so(synthetic):
     report = example(synthetic=synthetic)
     for text in (printed(report, 120), terminal.markdown_table(report), terminal.title(report)):
-        assert ("synthetic" in text.splitlines()[0]) == synthetic
+        assert text.splitlines()[0].count("synthetic") == synthetic
+    report["dataset"]["name"] = "spots (synthetic)"
+    assert terminal.title(report).count("synthetic") == 1
 
 
 def test_best_marks_need_a_choice():
@@ -269,6 +271,15 @@ def test_figure_has_no_overlapping_text(settings, tmp_path, monkeypatch):
     assert all(frame.x0 <= box.x0 and box.x1 <= frame.x1 for box in boxes)
     clashes = [(a, b) for a, b in itertools.combinations(boxes, 2) if a.overlaps(b)]
     assert not clashes
+
+
+def test_figure_of_rates_at_their_ends(tmp_path):
+    report = example(seeds=2)
+    for name, fnr in (("original", 0.0), ("retrained", 1.0)):
+        # as rounding may leave the interval
+        report["models"][name]["mean"]["fnr"] = fnr
+        report["models"][name]["interval"]["fnr"] = [1e-17, 1 - 1e-16]
+    figures.draw(report, str(tmp_path / "figure.png"))
 
 
 def test_start_up_loads_neither_matplotlib_nor_scikit_learn():

@@ -35,8 +35,11 @@ def threshold(members: np.ndarray, nonmembers: np.ndarray, targets: np.ndarray) 
 
     Of equal accuracies, "member when confidence is high" goes before "member when it is low", then
     the threshold that calls the most examples members: where nothing tells the two apart, all
-    targets are called members, so that a tie never counts as forgotten. Arguments and result as of
-    `svc`.
+    targets are called members, so that a tie never counts as forgotten.
+
+    Near `svc` where confidences are spread. Where they crowd at 1 it parts examples that are the
+    same to the wide kernel of `svc`, and the two may be far apart: compare values of one attack
+    only. Arguments and result as of `svc`.
     """
     scores = np.concatenate([members, nonmembers])
     is_member = np.repeat([True, False], [len(members), len(nonmembers)])

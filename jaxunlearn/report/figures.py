@@ -1,5 +1,6 @@
 """The figure of an experiment."""
 
+import math
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
@@ -64,21 +65,22 @@ def _looks(models: dict[str, Any]) -> Any:
     return zip(models.items(), cycle(COLOURS), cycle(MARKERS), strict=False)
 
 
-def _value(model: dict[str, Any], path: tuple[str, ...], scale: float = 1.0) -> tuple[Any, Any]:
+def _value(model: dict[str, Any], path: tuple[str, ...], most: float = math.inf) -> tuple[Any, Any]:
     """A model's mean, and how far its interval reaches below and above (None if there is none)."""
     value, interval = dig(model["mean"], path), dig(model["interval"], path)
-    if value is None:
-        return None, None
-    # A t interval may reach below 0, where no rate, risk or gap is.
-    reach = interval and [[scale * (value - max(interval[0], 0))], [scale * (interval[1] - value)]]
-    return scale * value, reach
+    if interval is None:
+        return value, None
+    # A t interval may reach where no rate, risk or gap is; and rounding may put a bound of an
+    # interval on the wrong side of a value of 0 or 1, which Matplotlib does not draw.
+    low, high = max(interval[0], 0), min(interval[1], most)
+    return value, [[max(value - low, 0)], [max(high - value, 0)]]
 
 
 def _draw_rates(axis: "Axes", models: dict[str, Any]) -> None:
     """False negative against false positive rate."""
     for (_, model), colour, marker in _looks(models):
-        x, x_reach = _value(model, ("fpr",), 100)
-        y, y_reach = _value(model, ("fnr",), 100)
+        x, x_reach = _value(model, ("fpr",), most=1)
+        y, y_reach = _value(model, ("fnr",), most=1)
         if x is not None and y is not None:
             bars = axis.errorbar(
                 x, y, y_reach, x_reach, fmt=marker, color=colour, elinewidth=1, **POINT
@@ -89,6 +91,8 @@ def _draw_rates(axis: "Axes", models: dict[str, Any]) -> None:
     axis.set_ylabel("missed lesions: FNR (%)")
     axis.set_xlim(left=0)
     axis.set_ylim(bottom=0)
+    for each in (axis.xaxis, axis.yaxis):
+        each.set_major_formatter(lambda rate, _: f"{100 * rate:g}")
 
 
 def _draw_risk(axis: "Axes", models: dict[str, Any], scenario: str) -> None:

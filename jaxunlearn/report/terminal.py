@@ -95,7 +95,9 @@ def markdown_table(metrics: dict[str, Any]) -> str:
 def title(metrics: dict[str, Any]) -> str:
     """One line that names the experiment, its data and its split."""
     dataset, split = metrics["dataset"], metrics["split"]
-    data = dataset["name"] + (" (synthetic data)" if dataset["synthetic"] else "")
+    data = dataset["name"]
+    if dataset["synthetic"] and "synthetic" not in data:
+        data += " (synthetic data)"
     share = f"{split['forget']} of {dataset['train']} training images to forget"
     return f"{metrics['name']}: {data}, {share}"
 
