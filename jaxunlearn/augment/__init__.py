@@ -20,12 +20,27 @@ Augment = Callable[[Array, Array, Array], tuple[Array, Array]]
 POLICIES: dict[str, Callable[..., policies.Policy]] = {
     "none": policies.none,
     "crop_flip": policies.crop_flip,
+    "rotate90_flip": policies.rotate90_flip,
+    "trivialaugment": policies.trivialaugment,
+    "randaugment": policies.randaugment,
+    "autoaugment": policies.autoaugment,
+    "augmix": policies.augmix,
+    "random_erasing": policies.random_erasing,
+    "mixup": policies.mixup,
+    "cutmix": policies.cutmix,
+    "stain_jitter": policies.stain_jitter,
 }
 
-# What a plain name means: the scenarios of the papers put crop and flip before the policy.
+# What a plain name means: the seven scenarios of the papers, with crop and flip before the policy.
+# A policy alone is a tuple: ("trivialaugment",).
 SCENARIOS: dict[str, tuple[str, ...]] = {
     "none": (),
     "crop_flip": ("crop_flip",),
+    "randaugment": ("crop_flip", "randaugment"),
+    "autoaugment": ("crop_flip", "autoaugment"),
+    "random_erasing": ("crop_flip", "random_erasing"),
+    "trivialaugment": ("crop_flip", "trivialaugment"),
+    "augmix": ("crop_flip", "augmix"),
 }
 
 
@@ -65,10 +80,8 @@ def _build(chain: tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]) -> Augmen
     pairs = [POLICIES[name](**dict(params)) for name, params in chain]
 
     def augment(images, targets, key):
-        shape = images.shape[1:]
         for i, (draw, apply) in enumerate(pairs):
-            keys = jax.random.split(jax.random.fold_in(key, i), len(images))
-            choices = jax.vmap(functools.partial(draw, shape=shape))(keys)
+            choices = policies.draw_batch(draw, jax.random.fold_in(key, i), images.shape)
             images, targets = apply(images, targets, choices)
         return images, targets
 
