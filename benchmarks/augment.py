@@ -18,7 +18,7 @@ import numpy as np
 from absl import app, flags
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
-from jaxunlearn.augment import POLICIES, build, ops, policies
+from jaxunlearn.augment import POLICIES, build, policies
 
 SIZES = flags.DEFINE_multi_integer("size", [28, 32, 64, 224], "Image sizes in pixels.")
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Timings of each; the median counts.")
@@ -35,7 +35,7 @@ SPACES = {
 
 
 def pillow_op(image: Image.Image, name: str, value: float) -> Image.Image:
-    """One op of `ops.ENCODERS`, by Pillow."""
+    """One op of the library, by Pillow."""
 
     def affine(*matrix):
         return image.transform(image.size, Image.Transform.AFFINE, matrix)
@@ -52,7 +52,7 @@ def pillow_op(image: Image.Image, name: str, value: float) -> Image.Image:
         "contrast": lambda: ImageEnhance.Contrast(image).enhance(value),
         "sharpness": lambda: ImageEnhance.Sharpness(image).enhance(value),
         "posterize": lambda: ImageOps.posterize(image, int(value)),
-        "solarize": lambda: ImageOps.solarize(image, value),
+        "solarize": lambda: ImageOps.solarize(image, value),  # type: ignore[arg-type]
         "autocontrast": lambda: ImageOps.autocontrast(image),
         "equalize": lambda: ImageOps.equalize(image),
         "invert": lambda: ImageOps.invert(image),
@@ -195,13 +195,12 @@ def main(argv):
                     rates["all"].append(sum(future.result() for future in futures))
             medians = {name: statistics.median(values or [0]) for name, values in rates.items()}
             ours_rate, one, every = medians.values()
-            ratios = f"{ours_rate / one:6.1f}x {ours_rate / every:6.1f}x" if one else ""
             if size == 32:
                 ours_at_32[policy] = ours_rate
-            print(
-                f"{policy:16}{size:5}{compiling:11.1f}{ours_rate:9.0f}{one:8.0f}{every:8.0f}  {ratios}",
-                flush=True,
-            )
+            pillows = ""
+            if recipes:
+                pillows = f"{one:8.0f}{every:8.0f}{ours_rate / one:7.1f}{ours_rate / every:7.1f}"
+            print(f"{policy:16}{size:5}{compiling:11.1f}{ours_rate:9.0f}{pillows}", flush=True)
     pool.shutdown()
     if STEP.value:
         step = step_rate()

@@ -1,15 +1,52 @@
+import functools
+import runpy
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from scipy import stats
 
 from jaxunlearn import augment
+from jaxunlearn.augment import POLICIES, SCENARIOS, policies
 from jaxunlearn.errors import UserError
 
+pillow = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "augment.py"))
+IN_PILLOW = [name for name in POLICIES if name not in ("none", "stain_jitter")]
+DRAWS = 20_000
 
-def random_batch(seed=0, shape=(4, 32, 32, 3), num_classes=5):
-    rng = np.random.default_rng(seed)
-    images = rng.integers(0, 256, shape, np.uint8)
-    return images, np.eye(num_classes, dtype=np.float32)[rng.integers(0, num_classes, shape[0])]
+
+def batch(shape=(64, 32, 32, 3), num_classes=5):
+    """Images with few levels in places and smooth ones in others, and one-hot targets."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, shape)
+    images[::3] = images[::3] // 4 + np.arange(shape[2])[None, None, :, None]
+    labels = rng.integers(0, num_classes, shape[0])
+    return images.astype(np.uint8), np.eye(num_classes, dtype=np.float32)[labels]
+
+
+@functools.cache
+def draws(name, shape=(DRAWS, 32, 32, 3), **params):
+    """Choices of a policy for many examples, as NumPy arrays."""
+    draw = POLICIES[name](**params)[0]
+    choices = jax.jit(lambda key: policies.draw_batch(draw, key, shape))(jax.random.key(3))
+    return jax.tree.map(np.asarray, choices)
+
+
+def assert_frequencies(observed, expected):
+    """The counts are those of the expected probabilities, by chi-squared."""
+    expected = np.asarray(expected, float) / np.sum(expected) * np.sum(observed)
+    assert stats.chisquare(observed, expected).pvalue > 1e-3, (observed, expected)
+
+
+def assert_uniform(values, levels):
+    counts = np.bincount(np.ravel(values), minlength=levels)
+    assert len(counts) == levels
+    assert_frequencies(counts, np.ones(levels))
+
+
+# ---- Names
 
 
 def test_same_arguments_give_the_identical_function():
@@ -17,12 +54,22 @@ def test_same_arguments_give_the_identical_function():
     assert a is augment.build(("crop_flip",), crop_flip={"padding": 0.25})
     assert a is not augment.build("crop_flip")
     assert augment.build("none") is augment.build(()) is augment.build(("none",))
+    area = {"area": [0.1, 0.2]}  # as a config read from JSON has it
+    assert augment.build("random_erasing", random_erasing=area) is augment.build(
+        "random_erasing", random_erasing={"area": (0.1, 0.2)}
+    )
 
 
 def test_none_is_the_identity():
-    images, targets = random_batch()
+    images, targets = batch()
     out = augment.build("none")(images, targets, jax.random.key(0))
     assert out[0] is images and out[1] is targets
+
+
+def test_plain_name_is_the_scenario_and_a_tuple_is_literal():
+    assert augment.build("trivialaugment") is augment.build(("crop_flip", "trivialaugment"))
+    assert augment.build("trivialaugment") is not augment.build(("trivialaugment",))
+    assert augment.build("mixup") is augment.build(("mixup",))
 
 
 @pytest.mark.parametrize(
@@ -30,7 +77,7 @@ def test_none_is_the_identity():
     [
         ("trivial", {}, "unknown augmentation 'trivial'"),
         (("crop_flp",), {}, "did you mean 'crop_flip'"),
-        ("none", {"crop_flip": {}}, "to set parameters of 'crop_flip'"),
+        ("none", {"crop_flop": {}}, "unknown augmentation 'crop_flop': did you mean 'crop_flip'"),
         ("crop_flip", {"crop_flip": {"pading": 1}}, "did you mean 'padding'"),
     ],
 )
@@ -40,16 +87,210 @@ def test_wrong_name_is_one_line_that_helps(names, params, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("shape", [(64, 32, 32, 3), (64, 28, 28, 1), (64, 9, 17, 3)])
-def test_crop_flip_is_a_window_of_the_padded_image(shape):
-    images, _ = random_batch(shape=shape)
-    draw, apply = augment.POLICIES["crop_flip"]()
-    choices = jax.vmap(lambda k: draw(k, shape[1:]))(jax.random.split(jax.random.key(1), shape[0]))
-    out, _ = jax.jit(apply)(images, images, choices)
-    pad = round(max(shape[1:3]) / 8)
-    padded = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    for i, (top, left) in enumerate(np.asarray(choices["corner"])):
-        expected = padded[i, top : top + shape[1], left : left + shape[2]]
-        if choices["flip"][i]:
-            expected = expected[:, ::-1]
-        np.testing.assert_array_equal(out[i], expected)
+# ---- What every policy keeps
+
+
+@pytest.mark.parametrize("names", [*((name,) for name in POLICIES), *SCENARIOS.values()])
+@pytest.mark.parametrize("shape", [(4, 28, 28, 3), (4, 64, 48, 1)])
+def test_resolution_and_dtypes_never_change(names, shape):
+    if "stain_jitter" in names and shape[-1] == 1:
+        pytest.skip("colour only; the error has its own test")
+    images, targets = batch(shape)
+    out = jax.eval_shape(augment.build(names), images, targets, jax.random.key(0))
+    assert out[0].shape == shape and out[0].dtype == np.uint8
+    assert out[1].shape == targets.shape and out[1].dtype == np.float32
+
+
+@pytest.mark.parametrize("names", [("crop_flip", "augmix", "cutmix"), ("autoaugment", "mixup")])
+def test_four_devices_give_the_bits_of_one(names):
+    images, targets = batch((16, 20, 20, 3))
+    augmented = jax.jit(augment.build(names))
+    one = augmented(images, targets, jax.random.key(5))
+    mesh = Mesh(np.array(jax.devices()[:4]), "data")
+    spread = jax.device_put((images, targets), NamedSharding(mesh, PartitionSpec("data")))
+    four = augmented(*spread, jax.random.key(5))
+    for a, b in zip(one, four, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert len(four[0].sharding.device_set) == 4
+
+
+def test_examples_and_keys_differ():
+    images = np.broadcast_to(batch()[0][:1], (32, 32, 32, 3))
+    augmented = jax.jit(augment.build("crop_flip"))
+    first, _ = augmented(images, images, jax.random.key(0))
+    second, _ = augmented(images, images, jax.random.key(1))
+    assert len(np.unique(np.asarray(first).reshape(32, -1), axis=0)) > 20
+    assert not np.array_equal(first, second)
+
+
+# ---- The same choices carried out in Pillow
+
+
+@pytest.mark.parametrize("shape", [(64, 32, 32, 3), (64, 28, 21, 1)])
+@pytest.mark.parametrize("name", IN_PILLOW)
+def test_policy_is_pillows_for_the_same_choices(name, shape):
+    images, targets = batch(shape)
+    draw, apply = POLICIES[name]()
+
+    @jax.jit
+    def both(key):
+        choices = policies.draw_batch(draw, key, shape)
+        return choices, apply(images, targets, choices)[0]
+
+    choices, ours = both(jax.random.key(1))
+    choices = jax.tree.map(np.asarray, choices)
+    each = [jax.tree.map(lambda c, i=i: c[i], choices) for i in range(shape[0])]
+    recipes = [pillow["recipe"](name, one, shape[1:]) for one in each]
+    np.testing.assert_array_equal(ours, pillow["by_pillow"](images, recipes))
+
+
+@pytest.mark.parametrize("name", ["mixup", "cutmix"])
+def test_mixed_targets_are_the_shares_of_the_pixels(name):
+    images, targets = batch((64, 20, 30, 1))
+    own = np.arange(64)[:, None, None, None] % 2 * np.ones_like(images)  # 0 1 0 1 …
+    draw, apply = POLICIES[name]()
+    choices = policies.draw_batch(draw, jax.random.key(0), images.shape)
+    mixed, mixed_targets = apply((own * 255).astype(np.uint8), targets, choices)
+    share = np.abs(np.asarray(mixed, float) / 255 - 1 + own).mean((1, 2, 3))  # own share
+    before = np.roll(targets, 1, 0)
+    expected = share[:, None] * targets + (1 - share[:, None]) * before
+    np.testing.assert_allclose(mixed_targets, expected, atol=1 / 255)
+    np.testing.assert_allclose(np.sum(mixed_targets, 1), 1, rtol=1e-6)
+
+
+def test_erased_pixels_normalise_to_nothing():
+    images, targets = batch()
+    draw, apply = POLICIES["random_erasing"](p=1.0)
+    choices = policies.draw_batch(draw, jax.random.key(0), images.shape)
+    erased, _ = apply(images, targets, choices)
+    top, left, bottom, right = choices["box"][0]
+    assert np.abs((erased[0, top:bottom, left:right] / 255 - 0.5) / 0.5).max() < 0.005
+
+
+# ---- Distributions, on 20,000 draws
+
+
+def test_trivialaugment_draws_uniformly():
+    choices = draws("trivialaugment")
+    assert_uniform(choices["op"] * 31 + choices["level"], 14 * 31)
+    assert_uniform(choices["op"] * 2 + choices["sign"], 28)
+
+
+def test_randaugment_draws_two_ops_uniformly_at_one_bin():
+    choices = draws("randaugment")
+    assert_uniform(choices["op"][:, 0] * 14 + choices["op"][:, 1], 14 * 14)
+    assert_uniform(choices["sign"][:, 0] * 2 + choices["sign"][:, 1], 4)
+    assert set(choices["level"].ravel()) == {9}
+    other = draws("randaugment", num_ops=3, magnitude=12)
+    assert other["op"].shape == (DRAWS, 3) and set(other["level"].ravel()) == {12}
+
+
+def test_autoaugment_draws_each_subpolicy_and_op_by_its_probability():
+    choices = draws("autoaugment")
+    assert_uniform(choices["subpolicy"], 25)
+    assert_uniform(choices["sign"][:, 0] * 2 + choices["sign"][:, 1], 4)
+    names = [*policies.OPS, "invert"]
+    for i, pair in enumerate(policies.CIFAR10_SUBPOLICIES):
+        of = choices["subpolicy"] == i
+        for k, (name, probability, level) in enumerate(pair):
+            op = choices["op"][of, k]
+            assert set(op) <= {0, names.index(name)} and set(choices["level"][of, k]) == {level}
+            done = np.sum(op > 0)
+            assert stats.binomtest(int(done), len(op), probability).pvalue > 1e-4, (i, k)
+
+
+def test_augmix_draws():
+    choices = draws("augmix")
+    length = np.sum(choices["op"] > 0, axis=2)
+    assert_uniform(length - 1, 3)
+    assert_uniform(choices["op"][choices["op"] > 0] - 1, 13)
+    assert_uniform(choices["level"], 3)
+    assert_uniform(choices["sign"], 2)
+    weights = choices["weights"] / 65536
+    assert (weights.sum(1) == 1).all() and (weights >= 0).all()
+    assert stats.kstest(weights[:, 3], stats.uniform.cdf).pvalue > 1e-3
+    # One share of a Dirichlet(1, 1, 1) is Beta(1, 2).
+    shares = weights[:, 0] / weights[:, :3].sum(1)
+    assert stats.kstest(shares, stats.beta(1, 2).cdf).pvalue > 1e-3
+
+
+def test_crop_flip_draws():
+    choices = draws("crop_flip")
+    assert_uniform(choices["corner"][:, 0] * 9 + choices["corner"][:, 1], 81)
+    assert_uniform(choices["flip"], 2)
+
+
+@pytest.mark.parametrize(("shape", "turns"), [((32, 32, 3), 4), ((32, 20, 3), 2)])
+def test_rotate90_flip_draws_every_symmetry_alike(shape, turns):
+    choices = draws("rotate90_flip", (DRAWS, *shape))
+    quarters = choices["turns"] // (4 // turns)
+    assert_uniform(quarters * 2 + choices["flip"], 2 * turns)
+
+
+def test_random_erasing_draws():
+    top, left, bottom, right = draws("random_erasing", (DRAWS, 200, 200, 1))["box"].T
+    assert stats.binomtest(int(np.sum(bottom > top)), DRAWS, 0.5).pvalue > 1e-3
+    some = bottom > top
+    height, width = (bottom - top)[some], (right - left)[some]
+    area, aspect = height * width / 200**2, height / width
+    # Where no box is refused for its size (area · 3.3 < 1), area and log aspect are uniform.
+    small = area < 0.28
+    assert stats.kstest(area[small], stats.uniform(0.02, 0.26).cdf).statistic < 0.02
+    low, high = np.log(0.3), np.log(3.3)
+    assert stats.kstest(np.log(aspect[small]), stats.uniform(low, high - low).cdf).statistic < 0.02
+    assert 0.018 < area.min() and area.max() < 0.34
+    # Where it lies is uniform over where it fits.
+    for start, size in ((top[some], height), (left[some], width)):
+        place = (start + 0.5) / (201 - size)
+        assert stats.kstest(place, stats.uniform.cdf).pvalue > 1e-3
+
+
+def test_mixup_and_cutmix_draw_from_their_beta():
+    own = draws("mixup", alpha=0.4)["own"] / 65536
+    assert stats.kstest(own, stats.beta(0.4, 0.4).cdf).statistic < 0.015
+    top, left, bottom, right = draws("cutmix", (DRAWS, 224, 224, 1))["box"].T
+    inside = (top > 0) & (left > 0) & (bottom < 224) & (right < 224)
+    assert 0 <= top.min() and 0 <= left.min() and bottom.max() <= 224 and right.max() <= 224
+    # A box of side s lies inside with probability (1 − s)²; its area share s² is uniform before.
+    assert abs(inside.mean() - 1 / 6) < 0.01
+
+
+def test_stain_jitter_draws_within_sigma():
+    choices = draws("stain_jitter", sigma=0.1)
+    for values in (choices["scale"] - 1, choices["shift"]):
+        assert stats.kstest(values.ravel(), stats.uniform(-0.1, 0.2).cdf).pvalue > 1e-3
+
+
+# ---- Magnitudes
+
+
+def test_magnitudes_of_trivialaugment():
+    space = policies.wide_space(31, (32, 32, 3))
+    assert tuple(space) == policies.OPS and all(len(values) == 31 for values in space.values())
+    ends = {name: (space[name][0], space[name][-1]) for name in space}
+    assert ends["shear_x"] == ends["shear_y"] == ends["brightness"] == ends["color"] == (0, 0.99)
+    assert ends["contrast"] == ends["sharpness"] == (0, 0.99)
+    assert ends["translate_x"] == ends["translate_y"] == (0, 32)
+    assert (
+        ends["rotate"] == (0, 135) and ends["posterize"] == (8, 2) and ends["solarize"] == (255, 0)
+    )
+
+
+def test_magnitudes_of_randaugment_and_augmix():
+    space = policies.narrow_space(31, (331, 662, 3))
+    assert tuple(space) == policies.OPS
+    assert space["translate_x"][-1] == 300 and space["translate_y"][-1] == 150
+    assert space["shear_y"][-1] == 0.3 and space["rotate"][-1] == 30 and space["color"][-1] == 0.9
+    assert space["posterize"][-1] == 4 and space["rotate"][9] == pytest.approx(9)
+    space = policies.mix_space(10, (30, 60, 3))
+    assert space["translate_x"][-1] == 20 and space["translate_y"][-1] == 10
+    assert list(space["posterize"][:3]) == [4, 4, 3]
+
+
+def test_sign_turns_only_what_has_a_direction():
+    space = policies.wide_space(31, (32, 32, 3))
+    assert policies.magnitude(space, "rotate", 30, 1) == -135
+    assert policies.magnitude(space, "color", 30, 1) == pytest.approx(0.01)
+    assert policies.magnitude(space, "color", 30, 0) == pytest.approx(1.99)
+    for name in ("identity", "posterize", "solarize", "autocontrast", "equalize"):
+        assert policies.magnitude(space, name, 7, 1) == policies.magnitude(space, name, 7, 0)

@@ -49,7 +49,8 @@ def build(names: tuple[str, ...] | str, **params: Mapping[str, Any]) -> Augment:
 
     Args:
       names: a scenario (`SCENARIOS`) or policy (`POLICIES`) by its name, or a tuple of policies.
-      **params: parameters by policy, e.g. `randaugment={"num_ops": 2, "magnitude": 9}`.
+      **params: parameters by policy, e.g. `randaugment={"num_ops": 2, "magnitude": 9}`; those of
+        a policy that is not among the names have no effect, so scenarios can share them.
 
     Returns:
       `augment(images, targets, key) -> (images, targets)`: pure, with images uint8
@@ -63,14 +64,16 @@ def build(names: tuple[str, ...] | str, **params: Mapping[str, Any]) -> Augment:
     for name in names:
         if name not in POLICIES:
             raise unknown("augmentation", name, POLICIES)
+    frozen = {}
     for name, given in params.items():
-        if name not in names:
-            raise unknown("augmentation to set parameters of", name, names)
+        if name not in POLICIES:
+            raise unknown("augmentation", name, POLICIES)
         allowed = inspect.signature(POLICIES[name]).parameters
         for param in given:
             if param not in allowed:
                 raise unknown(f"parameter of {name}", param, allowed)
-    frozen = {name: tuple(sorted(given.items())) for name, given in params.items()}
+        items = [(p, tuple(v) if isinstance(v, list) else v) for p, v in given.items()]
+        frozen[name] = tuple(sorted(items))
     return _build(tuple((name, frozen.get(name, ())) for name in names if name != "none"))
 
 
