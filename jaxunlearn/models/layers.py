@@ -60,9 +60,17 @@ def _convolution(x: jax.Array, dy: jax.Array) -> jax.Array:
 
 def _products(x: jax.Array, dy: jax.Array) -> jax.Array:
     """The weight gradient [3, 3, C, D] by one matrix product a chunk of the batch."""
-    size = -(-len(x) // CHUNKS)
-    starts = range(0, len(x), size)
-    total = sum(_chunk_product(x[i : i + size], dy[i : i + size]) for i in starts)
+    size = max(1, len(x) // CHUNKS)
+
+    def add(i: int | jax.Array, total: jax.Array) -> jax.Array:
+        chunk = (lax.dynamic_slice_in_dim(array, i * size, size) for array in (x, dy))
+        return total + _chunk_product(*chunk)
+
+    total = jnp.zeros((3 * x.shape[-1], 3 * dy.shape[-1]))
+    total = lax.fori_loop(0, len(x) // size, add, total)
+    rest = len(x) % size
+    if rest:
+        total += _chunk_product(x[-rest:], dy[-rest:])
     return total.reshape(3, x.shape[-1], 3, dy.shape[-1]).transpose(2, 0, 1, 3).astype(x.dtype)
 
 
