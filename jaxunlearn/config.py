@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, FieldReference
 
-from jaxunlearn import augment
+from jaxunlearn import augment, metrics, models
 from jaxunlearn.errors import UserError, unknown
 from jaxunlearn.methods import METHODS, Rule, retrain
 from jaxunlearn.training import OPTIMIZERS
@@ -123,7 +123,8 @@ RULES: dict[str, Rule] = {
     "data.count": (lambda value: value >= 10, "10 or more"),
     "data.std": (lambda value: len(value) in (1, 3) and min(value) > 0, "1 or 3 numbers above 0"),
     "data.mean": (lambda value: len(value) in (1, 3), "1 or 3 numbers"),
-    "model.width": _COUNT,
+    "data.seed": _FROM_0,
+    "forget.seed": _FROM_0,
     "eval.batch_size": _COUNT,
     "eval.scenarios": (
         lambda value: all(len(pair) == 2 and min(pair) > 0 for pair in value),
@@ -144,6 +145,13 @@ def check(config: ConfigDict) -> None:
         rules = {**OPTIMIZER_RULES, **METHODS[settings.method].rules}
         _check_rules(settings, rules, f"config.methods.{name}")
     build_augment(config)
+    models.build(num_classes=2, **config.model)
+    for field, table in (
+        ("attack", metrics.privacy.ATTACKS),
+        ("malignant_rule", metrics.clinical.MALIGNANT_RULES),
+    ):
+        if config.eval[field] not in table:
+            raise unknown(f"config.eval.{field}", config.eval[field], table)
 
 
 def build_augment(config: ConfigDict) -> augment.Augment:
