@@ -59,7 +59,7 @@ def build(
     """
     if name not in MODELS:
         raise unknown("model", name, MODELS)
-    if not width >= 1:
+    if not (isinstance(width, int) and width >= 1):
         raise UserError(f"width {width!r}: give a whole number of channels, 1 or more")
     if dtype not in ("float32", "bfloat16"):
         raise unknown("dtype", dtype, ("float32", "bfloat16"))
@@ -91,9 +91,7 @@ def _initialise(key: jax.Array, shapes: Any) -> Any:
 @functools.lru_cache
 def _build(name: str, num_classes: int, width: int, dtype: str, plain: bool) -> Model:
     """Keyed by position, so that a default spelt out is no other model."""
-    module = MODELS[name](
-        num_classes=num_classes, width=width, dtype=jnp.dtype(dtype), plain=plain
-    )
+    module = MODELS[name](num_classes=num_classes, width=width, dtype=jnp.dtype(dtype), plain=plain)
 
     def init(key, images):
         empty = jax.eval_shape(functools.partial(module.init, train=False), key, images)

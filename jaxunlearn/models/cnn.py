@@ -1,6 +1,5 @@
 """A small convolutional network, for quick runs and tests."""
 
-import functools
 from typing import Any
 
 import flax.linen as nn
@@ -11,15 +10,7 @@ from jaxunlearn.models.layers import BatchNorm, Conv
 
 
 class CNN(nn.Module):
-    """Three layers of 3x3 convolution, batch norm, ReLU and 2x2 max-pool, widths width x 1, 2, 4.
-
-    Args of the call:
-      images: float32 [N, H, W, C], at least 8 pixels high and wide.
-      train: normalise by the batch's moments, and update the running ones.
-
-    Returns:
-      Logits, float32 [N, num_classes].
-    """
+    """Three layers of 3x3 convolution, batch norm, ReLU and 2x2 max-pool, widths width x 1, 2, 4."""
 
     num_classes: int
     width: int
@@ -28,6 +19,10 @@ class CNN(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+        """Logits, float32 [N, num_classes], of images float32 [N, H, W, C] of 8 x 8 or more.
+
+        Where train, by the batch's moments, which update the running ones.
+        """
         x = images
         for stage in range(3):
             x = Conv(self.width * 2**stage, dtype=self.dtype, plain=self.plain)(x)

@@ -105,7 +105,7 @@ def _fast_sum(x: jax.Array) -> jax.Array:
 
 
 def plain_normalise(x: jax.Array, scale: jax.Array, bias: jax.Array, total=_sum):
-    """Batch norm of float32 [N, H, W, C]: (normalised, mean [1, 1, 1, C], variance [1, 1, 1, C])."""
+    """Batch norm of float32 [N, H, W, C]: (normalised, mean, variance), moments [1, 1, 1, C]."""
     count = x.size // x.shape[-1]
     mean = total(x) / count
     variance = total(jnp.square(x - mean)) / count

@@ -15,13 +15,6 @@ class ResNet(nn.Module):
 
     Images under 128 pixels get the CIFAR stem (3x3, stride 1), larger ones the ImageNet stem
     (7x7 stride 2, then a 3x3 max-pool of stride 2).
-
-    Args of the call:
-      images: float32 [N, H, W, C].
-      train: normalise by the batch's moments, and update the running ones.
-
-    Returns:
-      Logits, float32 [N, num_classes].
     """
 
     blocks: tuple[int, ...]
@@ -33,6 +26,10 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+        """Logits, float32 [N, num_classes], of images float32 [N, H, W, C].
+
+        Where train, by the batch's moments, which update the running ones.
+        """
         conv = functools.partial(Conv, dtype=self.dtype, plain=self.plain)
         norm = functools.partial(BatchNorm, dtype=self.dtype, plain=self.plain)
         large = min(images.shape[1:3]) >= 128

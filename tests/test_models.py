@@ -1,0 +1,192 @@
+"""Architectures, their variables, and that the fast ones compute what the plain ones compute."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxunlearn import models
+from jaxunlearn.errors import UserError
+from jaxunlearn.models.resnet import ResNet
+
+IMAGES = jax.random.normal(jax.random.key(0), (8, 14, 14, 3))
+
+
+def shapes_of(model, shape):
+    """Variables, logits and new state for images of this shape, without computing."""
+    images = jax.ShapeDtypeStruct(shape, jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+
+    def train(variables, images):
+        return model.apply(variables, images, True)
+
+    return variables, *jax.eval_shape(train, variables, images)
+
+
+def gradients(model, variables, images):
+    """Loss, new state and the gradient of the parameters."""
+
+    def loss(params, state, images):
+        logits, state = model.apply({"params": params, **state}, images, True)
+        targets = jnp.arange(len(images)) % logits.shape[-1]
+        return -jnp.mean(
+            jnp.sum(jax.nn.log_softmax(logits) * jax.nn.one_hot(targets, 5), -1)
+        ), state
+
+    state = {name: tree for name, tree in variables.items() if name != "params"}
+    step = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    return step(variables["params"], state, images)
+
+
+def assert_close(actual, expected, tolerance):
+    """Within `tolerance` of the norm, leaf by leaf."""
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        assert jnp.linalg.norm(a - b) <= tolerance * jnp.linalg.norm(b) + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("name", "count"), [("resnet18", 11_173_962), ("resnet50", 23_520_842), ("cnn", 373_834)]
+)
+def test_parameter_counts(name, count):
+    variables, logits, state = shapes_of(models.build(name, num_classes=10), (2, 32, 32, 3))
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == count
+    assert logits.shape == (2, 10) and logits.dtype == jnp.float32
+    assert set(variables) == {"params", "batch_stats"} and set(state) == {"batch_stats"}
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state) == jax.tree.map(
+        lambda leaf: (leaf.shape, leaf.dtype), {"batch_stats": variables["batch_stats"]}
+    )
+
+
+@pytest.mark.parametrize(("size", "stem"), [(28, 3), (127, 3), (128, 7), (224, 7)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_stem_follows_the_image_size(size, stem, channels):
+    model = models.build("resnet18", num_classes=2, width=8)
+    variables, logits, _ = shapes_of(model, (2, size, size, channels))
+    assert variables["params"]["Conv_0"]["kernel"].shape == (stem, stem, channels, 8)
+    assert logits.shape == (2, 2)
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_variables_and_logits_are_float32(name, dtype):
+    model = models.build(name, num_classes=4, width=4, dtype=dtype)
+    variables, logits, state = shapes_of(model, (2, 28, 28, 1))
+    assert {leaf.dtype for leaf in jax.tree.leaves((variables, logits, state))} == {
+        jnp.dtype("float32")
+    }
+
+
+def test_initial_kernels_are_he_normal_over_the_fan_out():
+    model = models.build("resnet18", num_classes=10, width=16)
+    variables = jax.jit(model.init)(jax.random.key(1), IMAGES)
+    kernel = variables["params"]["Conv_15"]["kernel"]
+    assert kernel.shape == (3, 3, 64, 128)
+    assert np.std(kernel) == pytest.approx(np.sqrt(2 / (9 * 128)), rel=0.02)
+    assert abs(np.mean(kernel)) < 1e-3
+    assert set(np.unique(variables["params"]["BatchNorm_3"]["scale"])) == {1}
+    assert set(np.unique(variables["params"]["BatchNorm_3"]["bias"])) == {0}
+    assert set(np.unique(variables["batch_stats"]["BatchNorm_3"]["var"])) == {1}
+    other = jax.jit(model.init)(jax.random.key(2), IMAGES)
+    assert np.abs(other["params"]["Conv_15"]["kernel"] - kernel).min() > 0
+
+
+def test_evaluation_leaves_the_state_and_sees_each_image_alone():
+    model = models.build("cnn", num_classes=5, width=4)
+    variables = model.init(jax.random.key(1), IMAGES)
+    logits, state = model.apply(variables, IMAGES, False)
+    assert state == {"batch_stats": variables["batch_stats"]}
+    np.testing.assert_allclose(
+        model.apply(variables, IMAGES[:1], False)[0], logits[:1], rtol=1e-5, atol=1e-6
+    )
+    trained, new_state = model.apply(variables, IMAGES, True)
+    assert np.abs(trained - logits).max() > 1e-3
+    assert set(new_state) == {"batch_stats"}
+    assert any(
+        np.abs(a - b).max() > 0
+        for a, b in zip(jax.tree.leaves(new_state), jax.tree.leaves(state), strict=True)
+    )
+
+
+@pytest.mark.parametrize("bottleneck", [False, True])
+def test_gradients_equal_those_of_the_plain_model(monkeypatch, bottleneck):
+    # Each kind of block that the ResNets have, and no more of them: compiling takes the time.
+    name = f"bottleneck={bottleneck}"
+    small = functools.partial(ResNet, blocks=(2, 1), bottleneck=bottleneck)
+    monkeypatch.setitem(models.MODELS, name, small)
+    fast, plain = (models.build(name, num_classes=5, width=4, plain=p) for p in (False, True))
+    variables = jax.jit(fast.init)(jax.random.key(1), IMAGES)
+    assert_close(gradients(fast, variables, IMAGES), gradients(plain, variables, IMAGES), 1e-4)
+
+
+def test_bfloat16_computes_nearly_the_same():
+    exact, rounded = (
+        models.build("cnn", num_classes=5, width=8, dtype=d) for d in ("float32", "bfloat16")
+    )
+    variables = jax.jit(exact.init)(jax.random.key(1), IMAGES)
+    assert_close(gradients(rounded, variables, IMAGES), gradients(exact, variables, IMAGES), 0.25)
+
+
+def test_batch_sharded_over_devices_gives_the_numbers_of_one():
+    model = models.build("cnn", num_classes=5, width=4)
+    variables = model.init(jax.random.key(1), IMAGES)
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+    assert mesh.size == 4
+    sharded = (
+        jax.device_put(variables, NamedSharding(mesh, PartitionSpec())),
+        jax.device_put(IMAGES, NamedSharding(mesh, PartitionSpec("data"))),
+    )
+    assert_close(gradients(model, *sharded), gradients(model, variables, IMAGES), 1e-5)
+
+
+def test_gradients_of_single_examples_by_vmap():
+    model = models.build("cnn", num_classes=5, width=4)
+    variables = model.init(jax.random.key(1), IMAGES)
+
+    @jax.jit
+    def gradient(image):
+        def loss(params):
+            return jnp.sum(model.apply({**variables, "params": params}, image[None], False)[0] ** 2)
+
+        return jax.grad(loss)(variables["params"])
+
+    together = jax.jit(jax.vmap(gradient))(IMAGES)
+    alone = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(gradient, IMAGES))
+    assert_close(together, alone, 1e-5)
+
+
+def test_plain_supports_forward_mode():
+    model = models.build("cnn", num_classes=5, width=4, plain=True)
+    variables = model.init(jax.random.key(1), IMAGES)
+
+    def logits(images):
+        return model.apply(variables, images, True)[0]
+
+    _, tangent = jax.jvp(logits, (IMAGES,), (jnp.ones_like(IMAGES),))
+    assert tangent.shape == (8, 5)
+
+
+def test_the_same_arguments_give_the_same_model():
+    model = models.build("resnet18", num_classes=5)
+    assert model is models.build("resnet18", width=64, num_classes=5, dtype="float32", plain=False)
+    assert hash(model) == hash(models.build("resnet18", num_classes=5))
+    assert model != models.build("resnet18", num_classes=5, plain=True)
+    assert model != models.build("resnet18", num_classes=6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "resnet19"}, "resnet18"),
+        ({"name": "cnn", "width": 0}, "width 0"),
+        ({"name": "cnn", "width": -4}, "width -4"),
+        ({"name": "cnn", "width": 2.5}, "width 2.5"),
+        ({"name": "cnn", "dtype": "float16"}, "bfloat16"),
+    ],
+)
+def test_a_wrong_argument_is_a_user_error_of_one_line(arguments, message):
+    with pytest.raises(UserError, match=message) as error:
+        models.build(**arguments, num_classes=5)
+    assert "\n" not in str(error.value)
