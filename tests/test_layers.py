@@ -140,7 +140,7 @@ def test_running_moments_move_by_a_tenth_in_training_only():
     np.testing.assert_allclose(state["batch_stats"]["mean"], 0.1 * mean, rtol=1e-5)
     np.testing.assert_allclose(state["batch_stats"]["var"], 0.9 + 0.1 * variance, rtol=1e-5)
     y = module.apply(variables, x, False)
-    np.testing.assert_allclose(y, x / np.sqrt(1 + layers.EPSILON), rtol=1e-6)
+    np.testing.assert_allclose(np.asarray(y), x / np.sqrt(1 + layers.EPSILON), rtol=1e-6)
 
 
 def test_batch_sharded_over_devices_gives_the_same_numbers():

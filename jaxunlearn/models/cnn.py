@@ -10,7 +10,7 @@ from jaxunlearn.models.layers import BatchNorm, Conv
 
 
 class CNN(nn.Module):
-    """Three layers of 3x3 convolution, batch norm, ReLU and 2x2 max-pool, widths width x 1, 2, 4."""
+    """Three layers of 3x3 convolution, batch norm, ReLU and max-pool, of width x 1, 2 and 4."""
 
     num_classes: int
     width: int
