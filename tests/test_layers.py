@@ -61,20 +61,22 @@ def test_conv3x3_in_bfloat16_sums_in_float32():
     assert_close(dw.astype(jnp.float32), exact, 2**-7)
 
 
-@pytest.mark.parametrize("use", [layers.conv3x3, layers.plain_conv])
-def test_vmap_of_gradients_is_the_gradient_of_each(use):
+def test_vmap_of_gradients_is_the_gradient_of_each():
     images, kernel = operands((5, 14, 14, 3), 4)
 
+    @jax.jit
     def one(image):
-        return jax.grad(lambda kernel: jnp.sum(jnp.sin(use(image[None], kernel))))(kernel)
+        return jax.grad(lambda kernel: jnp.sum(jnp.sin(layers.conv3x3(image[None], kernel))))(
+            kernel
+        )
 
-    assert_close(jax.jit(jax.vmap(one))(images), jnp.stack([one(image) for image in images]))
+    assert_close(jax.vmap(one)(images), jnp.stack([one(image) for image in images]))
 
 
 @pytest.mark.parametrize("size", [1, 3])
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("height", [14, 15])
-def test_conv_module_equals_its_plain_self(size, stride, height):
+def test_conv_module_equals_its_plain_self(size, stride):
+    height = 15 if size == 3 else 14
     images, kernel = operands((4, height, height, 3), 5, size)
     outputs = []
     for plain in (False, True):
