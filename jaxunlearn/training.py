@@ -292,7 +292,9 @@ def make_step(setup: Setup, objective: Objective, mask_gradient: bool) -> Callab
         new = (params, model_state, opt_state)
         old = (state.params, state.model_state, state.opt_state)
         # A step that is not finite changes nothing: the last good parameters survive it.
-        kept = jax.tree.map(functools.partial(jnp.where, finite), new, old)
+        params, model_state, opt_state = jax.tree.map(
+            functools.partial(jnp.where, finite), new, old
+        )
         correct = jnp.sum(weight * (jnp.argmax(logits, -1) == labels))
         metrics = {
             "loss": loss * jnp.sum(weight),
@@ -300,7 +302,7 @@ def make_step(setup: Setup, objective: Objective, mask_gradient: bool) -> Callab
             "count": jnp.sum(weight),
             "finite": finite,
         }
-        return TrainState(*kept, state.position + 1), metrics
+        return TrainState(params, model_state, opt_state, state.position + 1), metrics
 
     return step
 

@@ -12,7 +12,7 @@ from jaxunlearn.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """Images uint8 `[N, H, W, C]`, labels int32 `[N]`, groups (patient or lesion id) int32 `[N]`."""
+    """Images uint8 `[N, H, W, C]`, labels int32 `[N]`, groups (patient or lesion) int32 `[N]`."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -66,7 +66,7 @@ class Dataset:
 
 
 def check(dataset: Dataset) -> Dataset:
-    """Returns the dataset, or raises `UserError` at the first thing that does not fit the contract."""
+    """Returns the dataset, or raises `UserError` at the first thing that does not fit."""
     shape = dataset.train.images.shape[1:]
     for name in ("train", "val", "test"):
         examples: Examples = getattr(dataset, name)
