@@ -43,7 +43,9 @@ def ours(width: int, batch: int, images: np.ndarray, labels: np.ndarray, plain: 
     epoch = training.Epoch(
         devices.shard_batches(order, programs.mesh),
         devices.shard_batches(weight, programs.mesh),
-        *devices.replicate((labels, np.float32(LR), jax.random.key(0), {}, ()), programs.mesh),
+        *devices.replicate(
+            (np.int32(1), labels, np.float32(LR), jax.random.key(0), {}, ()), programs.mesh
+        ),
     )
     before = programs.seconds
     args = (state, on_device, epoch, None)

@@ -144,7 +144,7 @@ def check(config: ConfigDict) -> None:
             raise UserError(f"a method is named {name!r}, which results use already; name it else")
         rules = {**OPTIMIZER_RULES, **METHODS[settings.method].rules}
         _check_rules(settings, rules, f"config.methods.{name}")
-    build_augment(config)
+    augment.build_chain(augment_chain(config))
     models.build(num_classes=2, **config.model)
     for field, table in (
         ("attack", metrics.privacy.ATTACKS),
@@ -154,7 +154,7 @@ def check(config: ConfigDict) -> None:
             raise unknown(f"config.eval.{field}", config.eval[field], table)
 
 
-def build_augment(config: ConfigDict) -> augment.Augment:
+def augment_chain(config: ConfigDict) -> augment.Chain:
     """The augmentation that the config names."""
     names = config.augment
     if isinstance(names, str) and "," in names:
@@ -162,7 +162,7 @@ def build_augment(config: ConfigDict) -> augment.Augment:
     if not isinstance(names, str | tuple | list):
         raise UserError(f"config.augment is {names!r}; allowed: a name, or a tuple of names")
     names = names if isinstance(names, str) else tuple(names)
-    return augment.build(names, **config.augment_params.to_dict())
+    return augment.chain(names, **config.augment_params.to_dict())
 
 
 def _check_rules(config: ConfigDict, rules: dict[str, Rule], where: str) -> None:

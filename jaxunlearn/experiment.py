@@ -16,8 +16,8 @@ import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
 
+from jaxunlearn import augment, data, devices, metrics, models, training
 from jaxunlearn import config as config_lib
-from jaxunlearn import data, devices, metrics, models, training
 from jaxunlearn.data import forget
 from jaxunlearn.errors import UserError
 from jaxunlearn.methods import METHODS
@@ -130,7 +130,7 @@ class Lab:
         return training.Setup(
             model=models.build(num_classes=self.dataset.num_classes, **config.model),
             num_classes=self.dataset.num_classes,
-            augment=config_lib.build_augment(config),
+            augment=augment.build_chain(config_lib.augment_chain(config)),
             mean=tuple(config.data.mean),
             std=tuple(config.data.std),
             batch_size=settings.batch_size,
@@ -158,7 +158,7 @@ class Lab:
             "mean": config.data.mean,
             "std": config.data.std,
             "model": config.model.to_dict(),
-            "augment": [config.augment, config.augment_params.to_dict()],
+            "augment": config_lib.augment_chain(config),
             "train": config.train.to_dict(),
             "examples": examples,
             "seed": seed,

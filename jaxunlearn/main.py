@@ -1,7 +1,7 @@
 """The command line: `python -m jaxunlearn.main --config=configs/NAME.py --workdir=DIR`.
 
 This file is kept short: flags and one call. `jaxunlearn.experiment.run` is what notebooks and tests
-  call.
+call.
 """
 
 import sys
@@ -37,6 +37,7 @@ def main(argv: list[str]) -> None:
 
 def parse(argv: list[str]) -> list[str]:
     """Parses the flags; what a user can get wrong in them is one line too."""
+    argv = [argv[0], "--verbosity=-1", *argv[1:]]  # INFO is a page of storage details a model
     if "--help" in argv:
         return app.parse_flags_with_usage(argv)
     try:

@@ -6,10 +6,12 @@ renamed, so two runs may share a store, and an entry whose files do not match is
 used.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +22,7 @@ import numpy as np
 from jaxunlearn.errors import UserError
 
 FORMAT = 1  # part of every key: raise it when an entry's meaning changes
+ABANDONED = 24 * 3600  # seconds after which no run is still writing an entry
 
 
 def make_key(fields: Any) -> str:
@@ -80,6 +83,10 @@ class Store:
             raise UserError(
                 f"the store {root} cannot be made ({error.strerror}); set store"
             ) from error
+        for path in root.glob(".*"):  # half-written, perhaps by a run that was killed
+            with contextlib.suppress(OSError):  # gone in the meantime
+                if time.time() - path.stat().st_mtime > ABANDONED:
+                    shutil.rmtree(path, ignore_errors=True)
 
     def get(self, key: str) -> Path | None:
         """Returns the entry's folder, or None where there is none or it was damaged."""

@@ -131,10 +131,15 @@ jax.tree_util.register_dataclass(
 
 
 class Epoch(NamedTuple):
-    """All that the steps of one pass read, on the device: see `Pass`."""
+    """All that the steps of one pass read, on the device: see `Pass`.
 
-    order: jax.Array  # int32 [steps, batch]
-    weight: jax.Array  # float32 [steps, batch]
+    `order` and `weight` have as many rows as a pass over all of train needs, whatever the pass, so
+    that passes over different sets share one compiled program; only the first `steps` are run.
+    """
+
+    order: jax.Array  # int32 [rows, batch]
+    weight: jax.Array  # float32 [rows, batch]
+    steps: jax.Array  # int32
     labels: jax.Array  # int32 [N]
     lr: jax.Array
     key: jax.Array
@@ -308,20 +313,25 @@ def make_step(setup: Setup, objective: Objective, mask_gradient: bool) -> Callab
 
 
 @functools.cache
-def make_scan(setup: Setup, objective: Objective, mask_gradient: bool) -> Callable:
-    """The whole epoch as one program, for accelerators."""
+def make_whole_epoch(setup: Setup, objective: Objective, mask_gradient: bool) -> Callable:
+    """The whole epoch as one program, for accelerators; metrics by step, `[rows]` each."""
     step = make_step(setup, objective, mask_gradient)
 
-    def scan(state: TrainState, images: jax.Array, epoch: Epoch, mask: Any):
-        return jax.lax.scan(
-            lambda state, _: step(state, images, epoch, mask), state, length=len(epoch.order)
-        )
+    def whole_epoch(state: TrainState, images: jax.Array, epoch: Epoch, mask: Any):
+        def body(i, carry):
+            state, rows = carry
+            state, metrics = step(state, images, epoch, mask)
+            return state, jax.tree.map(lambda row, value: row.at[i].set(value), rows, metrics)
 
-    return scan
+        shapes = jax.eval_shape(step, state, images, epoch, mask)[1]
+        rows = jax.tree.map(lambda s: jnp.zeros((len(epoch.order), *s.shape), s.dtype), shapes)
+        return jax.lax.fori_loop(0, epoch.steps, body, (state, rows))
+
+    return whole_epoch
 
 
 def on_cpu(mesh: Mesh) -> bool:
-    """Whether to call steps one by one: a scanned convolution step is ~20 times slower on a CPU."""
+    """Whether to call steps one by one: a convolution in a loop is ~20 times slower on a CPU."""
     return mesh.devices.flat[0].platform == "cpu"
 
 
@@ -412,11 +422,14 @@ def _run_pass(
     mesh = programs.mesh
     indices = stage_rng(stage, seed, epoch_number).permutation(action.indices)
     order, weight = batches(indices, setup.batch_size, mesh.size)
+    steps, size = order.shape
+    spare = ((0, max(0, -(-len(images) // size) - steps)), (0, 0))
     epoch = Epoch(
-        devices.shard_batches(order, mesh),
-        devices.shard_batches(weight, mesh),
+        devices.shard_batches(np.pad(order, spare), mesh),
+        devices.shard_batches(np.pad(weight, spare), mesh),
         *devices.replicate(
             (
+                np.int32(steps),
                 action.labels.astype(np.int32),
                 np.float32(action.lr),
                 stage_key(stage, seed, epoch_number),
@@ -434,14 +447,14 @@ def _run_pass(
             make_step(setup, action.objective, action.mask_gradient), *args, donate=(0,)
         )
         rows: list[dict[str, Any]] = []
-        for position in range(len(order)):
+        for position in range(steps):
             with jax.transfer_guard("disallow"):  # all that a step reads is on the device already
                 state, metrics = step(state, images, epoch, action.mask)
             rows.append(metrics)
             if position:  # one step behind: the bar tells the truth and the device never waits
                 row = rows[position - 1] = jax.device_get(rows[position - 1])
                 progress(
-                    (epoch_number + position / len(order)) / action.of,
+                    (epoch_number + position / steps) / action.of,
                     int(row["count"]),
                     float(row["loss"] / row["count"]),
                     float(row["correct"] / row["count"]),
@@ -449,16 +462,16 @@ def _run_pass(
                 reported += int(row["count"])
         values = jax.tree.map(lambda *leaves: np.stack(leaves), *jax.device_get(rows))
     else:
-        scan = programs(
-            make_scan(setup, action.objective, action.mask_gradient), *args, donate=(0,)
+        whole_epoch = programs(
+            make_whole_epoch(setup, action.objective, action.mask_gradient), *args, donate=(0,)
         )
-        state, metrics = scan(*args)
-        values = jax.device_get(metrics)
+        state, metrics = whole_epoch(*args)
+        values = jax.tree.map(lambda rows: rows[:steps], jax.device_get(metrics))
     if not values["finite"].all():
         step_number = int(np.argmin(values["finite"]))
         raise DivergedError(
             f"the loss became {values['loss'][step_number]} in epoch {epoch_number + 1}, step "
-            f"{step_number + 1} of {len(order)} (learning rate {action.lr:g}); a lower learning "
+            f"{step_number + 1} of {steps} (learning rate {action.lr:g}); a lower learning "
             "rate is the usual mend",
             jax.device_get(state.variables),
         )

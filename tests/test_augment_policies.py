@@ -90,6 +90,28 @@ def test_wrong_name_is_one_line_that_helps(names, params, message):
 # ---- What every policy keeps
 
 
+@pytest.mark.parametrize(
+    "name, params, message",
+    [
+        ("crop_flip", {"padding": 4}, "padding 4; allowed: 0 to 1"),
+        ("trivialaugment", {"num_bins": 1}, "num_bins 1; allowed: 2 or more"),
+        ("randaugment", {"magnitude": 31}, "magnitude 31 of 31 bins; allowed: 1 op or more"),
+        ("randaugment", {"num_ops": 0}, "num_ops 0, .*allowed: 1 op or more"),
+        ("augmix", {"severity": 11}, "severity 11 of 10 bins"),
+        ("augmix", {"depth": 0}, "depth 0; allowed"),
+        ("random_erasing", {"p": 2}, "p 2, .*allowed"),
+        ("random_erasing", {"area": (0.5, 0.2)}, "allowed: .*areas"),
+        ("random_erasing", {"fill": 256}, "fill 256; allowed: a level"),
+        ("mixup", {"alpha": 0}, "alpha 0; allowed: more than 0"),
+        ("cutmix", {"alpha": -1}, "alpha -1; allowed: more than 0"),
+        ("stain_jitter", {"sigma": 1}, "sigma 1; allowed: 0 to below 1"),
+    ],
+)
+def test_parameter_out_of_range_is_one_line(name, params, message):
+    with pytest.raises(UserError, match=f"^augmentation {name}: .*{message}"):
+        augment.build(name, **{name: params})
+
+
 @pytest.mark.parametrize("names", [*((name,) for name in POLICIES), *SCENARIOS.values()])
 @pytest.mark.parametrize("shape", [(4, 28, 28, 3), (4, 64, 48, 1)])
 def test_resolution_and_dtypes_never_change(names, shape):

@@ -1,4 +1,5 @@
 import json
+import os
 import threading
 
 import numpy as np
@@ -41,6 +42,15 @@ def test_lists_of_leaves_keep_their_order(shelf):
     entry = shelf.put("list", meta={}, trees={"state": leaves})
     for i, leaf in enumerate(store.load_tree(entry / "state")):
         assert (leaf == i).all()
+
+
+def test_what_a_killed_run_left_half_written_is_removed_a_day_later(shelf):
+    old, new = shelf.root / ".a.pass-000002.1", shelf.root / ".b.2"
+    old.mkdir(), new.mkdir()
+    os.utime(old, (0, 0))
+    put(shelf)
+    again = store.Store(shelf.root, print)
+    assert not old.exists() and new.exists() and again.get("k")
 
 
 def damage_a_file(entry):

@@ -103,8 +103,8 @@ def test_every_optimizer_learns(optimizer):
 
 def test_the_step_is_traced_once_for_all_epochs_rates_and_runs():
     labels = toy.task().labels
-    for lr in (0.1, 0.01):
-        train(epochs(3, labels, counted_objective, lr=lr))
+    for lr, count in ((0.1, 40), (0.01, 30), (0.01, 17)):  # sets of different sizes too
+        train(epochs(3, labels, counted_objective, lr=lr, indices=np.arange(count)))
     assert TRACES["counted"] == 1
 
 

@@ -44,6 +44,10 @@ SCENARIOS: dict[str, tuple[str, ...]] = {
 }
 
 
+# Policies with the parameters given to each, all hashable: what an augmentation is, however named.
+Chain = tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]
+
+
 def build(names: tuple[str, ...] | str, **params: Mapping[str, Any]) -> Augment:
     """Builds the augmentation that does the named policies one after the other.
 
@@ -55,31 +59,37 @@ def build(names: tuple[str, ...] | str, **params: Mapping[str, Any]) -> Augment:
     Returns:
       `augment(images, targets, key) -> (images, targets)`: pure, with images uint8
       `[B, H, W, C]`, targets float32 `[B, num_classes]` and one key an example made from `key`.
-      The same arguments give the identical function, so it can be a static argument of jit.
+      The same chain gives the identical function, so it can be a static argument of jit.
+
+    Raises:
+      UserError: an unknown name or parameter, or a parameter out of range.
     """
+    return build_chain(chain(names, **params))
+
+
+def chain(names: tuple[str, ...] | str, **params: Mapping[str, Any]) -> Chain:
+    """The policies that the arguments of `build` come down to; equal where these mean the same."""
     if isinstance(names, str):
         if names not in SCENARIOS and names not in POLICIES:
             raise unknown("augmentation", names, POLICIES | SCENARIOS)
         names = SCENARIOS.get(names, (names,))
-    for name in names:
+    for name in (*names, *params):
         if name not in POLICIES:
             raise unknown("augmentation", name, POLICIES)
     frozen = {}
     for name, given in params.items():
-        if name not in POLICIES:
-            raise unknown("augmentation", name, POLICIES)
         allowed = inspect.signature(POLICIES[name]).parameters
         for param in given:
             if param not in allowed:
                 raise unknown(f"parameter of {name}", param, allowed)
         items = [(p, tuple(v) if isinstance(v, list) else v) for p, v in given.items()]
         frozen[name] = tuple(sorted(items))
-    return _build(tuple((name, frozen.get(name, ())) for name in names if name != "none"))
+    return tuple((name, frozen.get(name, ())) for name in names if name != "none")
 
 
 @functools.cache
-def _build(chain: tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]) -> Augment:
-    """The augmentation for policies with their parameters, all hashable."""
+def build_chain(chain: Chain) -> Augment:
+    """The augmentation of a chain; one object a chain."""
     pairs = [POLICIES[name](**dict(params)) for name, params in chain]
 
     def augment(images, targets, key):

@@ -17,6 +17,7 @@ import numpy as np
 from jax import Array
 
 from jaxunlearn.augment import ops
+from jaxunlearn.errors import UserError
 
 Shape = tuple[int, ...]
 Draw = Callable[[Array, Shape], Any]
@@ -43,6 +44,12 @@ def per_image(op: Callable[[Array, Any], Array]) -> Apply:
     return lambda images, targets, choices: (jax.vmap(op)(images, choices), targets)
 
 
+def _require(fits: bool, policy: str, given: str, allowed: str) -> None:
+    """Raises unless a policy's parameters fit."""
+    if not fits:
+        raise UserError(f"augmentation {policy}: {given}; allowed: {allowed}")
+
+
 # ---- Geometry
 
 
@@ -53,6 +60,7 @@ def none() -> Policy:
 
 def crop_flip(padding: float = 4 / 32) -> Policy:
     """Zero-pads by `padding` of the size, crops at random, mirrors left to right with p .5."""
+    _require(0 <= padding <= 1, "crop_flip", f"padding {padding}", "0 to 1, a share of the size")
 
     def pad(shape):
         return round(padding * max(shape[:2]))
@@ -167,6 +175,7 @@ def trivialaugment(num_bins: int = 31) -> Policy:
 
     Müller & Hutter, 2021, https://arxiv.org/abs/2103.10158.
     """
+    _require(num_bins >= 2, "trivialaugment", f"num_bins {num_bins}", "2 or more")
 
     def draw(key, shape):
         keys = jax.random.split(key, 3)
@@ -187,6 +196,12 @@ def randaugment(num_ops: int = 2, magnitude: int = 9, num_bins: int = 31) -> Pol
 
     Cubuk et al., 2019, https://arxiv.org/abs/1909.13719.
     """
+    _require(
+        num_ops >= 1 and 0 <= magnitude < num_bins,
+        "randaugment",
+        f"num_ops {num_ops}, magnitude {magnitude} of {num_bins} bins",
+        "1 op or more, a magnitude from 0 to below the number of bins",
+    )
 
     def draw(key, shape):
         key_op, key_sign = jax.random.split(key)
@@ -267,6 +282,12 @@ def augmix(severity: int = 3, width: int = 3, depth: int = 3, num_bins: int = 10
     Each op at one of the lowest `severity` bins; Dirichlet(1) weights over the chains, Beta(1, 1)
     between their mean and the image. Hendrycks et al., 2020, https://arxiv.org/abs/1912.02781.
     """
+    _require(
+        min(width, depth) >= 1 and 1 <= severity <= num_bins,
+        "augmix",
+        f"severity {severity} of {num_bins} bins, width {width}, depth {depth}",
+        "each 1 or more, the severity at most the number of bins",
+    )
 
     def draw(key, shape):
         keys = jax.random.split(key, 6)
@@ -306,6 +327,13 @@ def random_erasing(
     Zhong et al., 2017, https://arxiv.org/abs/1708.04896. The box is filled with the level that
     (x / 255 − .5) / .5 normalises to nearest 0; give `fill` for another normalisation.
     """
+    _require(
+        0 <= p <= 1 and 0 < area[0] <= area[1] < 1 and 0 < aspect[0] <= aspect[1],
+        "random_erasing",
+        f"p {p}, area {area}, aspect {aspect}",
+        "p 0 to 1, areas (low, high) in 0 to 1, aspects (low, high) above 0",
+    )
+    _require(0 <= fill <= 255, "random_erasing", f"fill {fill}", "a level, 0 to 255")
     tries = 10  # the first box that fits; none of them: no box
 
     def draw(key, shape):
@@ -336,6 +364,7 @@ def mixup(alpha: float = 1.0) -> Policy:
     Zhang et al., 2017, https://arxiv.org/abs/1710.09412. Batches come shuffled, so the example
     before is a random partner.
     """
+    _require(alpha > 0, "mixup", f"alpha {alpha}", "more than 0")
 
     def draw(key, shape):
         share = jax.random.beta(key, alpha, alpha)
@@ -357,6 +386,7 @@ def cutmix(alpha: float = 1.0) -> Policy:
     The box has 1 − Beta(alpha, alpha) of the area and its centre anywhere, cut at the border.
     Yun et al., 2019, https://arxiv.org/abs/1905.04899.
     """
+    _require(alpha > 0, "cutmix", f"alpha {alpha}", "more than 0")
 
     def draw(key, shape):
         height, width = shape[:2]
@@ -387,6 +417,7 @@ def stain_jitter(sigma: float = 0.05) -> Policy:
 
     Tellez et al., 2018, https://arxiv.org/abs/1808.05896.
     """
+    _require(0 <= sigma < 1, "stain_jitter", f"sigma {sigma}", "0 to below 1")
 
     def draw(key, shape):
         jitter = jax.random.uniform(key, (2, 3), minval=-sigma, maxval=sigma)

@@ -5,6 +5,9 @@ negatives. SalUn-CRA gives random labels to the forgotten benign examples only, 
 malignant ones by entropy: "Does Machine Unlearning Preserve Clinical Safety?", Falcao & Cordeiro
 2026, https://arxiv.org/abs/2604.23854. The paper's code and exact formula are not public; this is
 our reading of it.
+
+The entropy's gradient p_c·(H(p) + log p_c) fades as p nears 0 or 1, so that examples of which the
+original is certain hardly move; `cra.target = "uniform"` and "risk_neutral" pull on those too.
 """
 
 from collections.abc import Iterator

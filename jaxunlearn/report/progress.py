@@ -14,13 +14,18 @@ SECONDS_BETWEEN_LINES = 15.0
 def progress(console: Console, title: str) -> Iterator[Callable[[float, int, float, float], None]]:
     """Yields `update(share done, images since the last call, loss, accuracy)`."""
     start = line_at = time.monotonic()
+    first: float | None = None  # when the first images were done: what came before was compiling
     seen = 0
 
     def describe(images: int, loss: float, accuracy: float) -> str:
-        nonlocal seen
-        seen += images
-        rate = seen / max(time.monotonic() - start, 1e-9)
-        return f"{rate:6.0f} images/s  loss {loss:.3f}  accuracy {100 * accuracy:5.1f}%"
+        nonlocal seen, first
+        now = time.monotonic()
+        if first is None:
+            first = now
+        else:
+            seen += images
+        rate = f"{seen / (now - first):6.0f} images/s" if seen and now > first else "started"
+        return f"{rate:>15}  loss {loss:.3f}  accuracy {100 * accuracy:5.1f}%"
 
     if console.is_terminal:
         columns = (
