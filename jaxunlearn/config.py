@@ -25,6 +25,9 @@ def default() -> ConfigDict:
         {
             "name": "default",  # names the results
             "seeds": (0,),  # one whole experiment each: original, retrained, every method
+            # A grid: pairs of a field and its values, (("augment", ("none", "crop_flip")), …); the
+            # first value of the first axis is what the others are compared with.
+            "axes": (),
             "store": "",  # folder of trained models; empty: `store` beside the working directory
             "devices": 0,  # how many to split a batch over; 0: all there are
             "checkpoint_every": 10,  # epochs between two points to resume from

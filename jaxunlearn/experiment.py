@@ -16,7 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from jaxunlearn import augment, data, devices, metrics, models, training
+from jaxunlearn import augment, data, devices, grid, metrics, models, training
 from jaxunlearn import config as config_lib
 from jaxunlearn.data import forget
 from jaxunlearn.errors import UserError
@@ -41,7 +41,7 @@ SETS = ("train", "val", "test")
 
 
 def run(config: ConfigDict, workdir: str | Path, console: Console | None = None) -> dict[str, Any]:
-    """Runs the config's experiment and returns what `metrics.json` holds.
+    """Runs the config's experiment, or its grid of them, and returns what `metrics.json` holds.
 
     Args:
       config: see `jaxunlearn.config.default`.
@@ -54,39 +54,37 @@ def run(config: ConfigDict, workdir: str | Path, console: Console | None = None)
     """
     console, workdir = console or Console(), Path(workdir)
     config_lib.check(config)
-    dataset = data.load(config.data)
-    split, notes = forget.resolve(config.forget, dataset)
-    mesh = devices.make_mesh(config.devices)
+    cells = grid.cells(config)
+    datasets: dict[str, data.Dataset] = {}
+    splits = []
+    for cell in cells:  # all of them before anything is trained
+        config_lib.check(cell.config)
+        source = cell.config.data.to_json()
+        if source not in datasets:
+            datasets[source] = data.load(cell.config.data)
+        splits.append(forget.resolve(cell.config.forget, datasets[source]))
+    programs = training.Programs(devices.make_mesh(config.devices))
     _claim(workdir, config)
     store = Store(Path(config.store or workdir.absolute().parent / "store"), console.print)
-    split.save(workdir / "split.npz")
 
-    lab = Lab(config, dataset, split, mesh, store, workdir, console)
-    report = lab.describe()
-    report["notes"] += notes
-    names = ["original", "retrained", *config.methods]
-    report["models"] = {name: {"per_seed": []} for name in names}
-    for seed in config.seeds:
-        original = lab.original(seed)
-        trained = {"original": original, "retrained": lab.retrained(seed)}
-        shared = Shared()
-        for name, settings in config.methods.items():
-            trained[name] = lab.unlearned(name, settings, seed, original, shared)
-        values = {name: lab.judge(name, seed, model) for name, model in trained.items()}
-        for name in names:
-            report["models"][name]["per_seed"].append(
-                lab.compare(values[name], values["retrained"], name)
-            )
-    for model in report["models"].values():
-        model["mean"], model["interval"] = metrics.summarise(model["per_seed"])
+    reports = []
+    for number, (cell, (split, notes)) in enumerate(zip(cells, splits, strict=True), start=1):
+        folder = workdir
+        if config.axes:
+            folder = workdir / "cells" / cell.label
+            _claim(folder, cell.config)
+            console.rule(f"{number} of {len(cells)}: {cell.label}", align="left")
+        dataset = datasets[cell.config.data.to_json()]
+        lab = Lab(cell.config, dataset, split, programs, store, folder, console)
+        reports.append(lab.run(notes))
+    report = reports[0]
+    if config.axes:
+        report = grid.merge(config, cells, reports)
+        _write(report, workdir)
 
     for note in report["notes"]:
         console.print(f"Note: {note}", highlight=False)
     terminal.print_table(report, console)
-    write_text(workdir / "table.md", terminal.markdown_table(report))
-    figures.draw(report, str(workdir / "figure.png"))
-    # Last: where it is, the results are whole.
-    write_text(workdir / "metrics.json", json.dumps(report, indent=1, allow_nan=False))
     console.print(f"Results: {workdir}", highlight=False, soft_wrap=True)
     return report
 
@@ -109,20 +107,38 @@ class Lab:
     config: ConfigDict
     dataset: data.Dataset
     split: forget.Split
-    mesh: jax.sharding.Mesh
+    programs: training.Programs
     store: Store
     workdir: Path
     console: Console
 
     @functools.cached_property
-    def programs(self) -> training.Programs:
-        """Compiled programs, shared by all stages."""
-        return training.Programs(self.mesh)
-
-    @functools.cached_property
     def images(self) -> jax.Array:
         """The training images, put on the devices when the first model needs them."""
-        return devices.replicate(self.dataset.train.images, self.mesh)
+        return devices.replicate(self.dataset.train.images, self.programs.mesh)
+
+    def run(self, notes: list[str]) -> dict[str, Any]:
+        """The whole experiment: every model of every seed, its values, and the files of results."""
+        config, report = self.config, self.describe()
+        report["notes"] = notes
+        self.split.save(self.workdir / "split.npz")
+        names = ["original", "retrained", *config.methods]
+        report["models"] = {name: {"per_seed": []} for name in names}
+        for seed in config.seeds:
+            original = self.original(seed)
+            trained = {"original": original, "retrained": self.retrained(seed)}
+            shared = Shared()
+            for name, settings in config.methods.items():
+                trained[name] = self.unlearned(name, settings, seed, original, shared)
+            values = {name: self.judge(name, seed, model) for name, model in trained.items()}
+            for name in names:
+                report["models"][name]["per_seed"].append(
+                    self.compare(values[name], values["retrained"], name)
+                )
+        for model in report["models"].values():
+            model["mean"], model["interval"] = metrics.summarise(model["per_seed"])
+        _write(report, self.workdir)
+        return report
 
     def setup(self, settings: ConfigDict) -> training.Setup:
         """What every step of a stage with these settings shares."""
@@ -328,7 +344,8 @@ class Lab:
         """What the results say of the data, the split and the machine."""
         config, dataset, split = self.config, self.dataset, self.split
         packages = ("jaxunlearn", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-        device = self.mesh.devices.flat[0]
+        mesh = self.programs.mesh
+        device = mesh.devices.flat[0]
         return {
             "name": config.name,
             "dataset": {
@@ -351,10 +368,16 @@ class Lab:
                 "python": platform.python_version(),
                 **{name: importlib.metadata.version(name) for name in packages},
             },
-            "device": f"{self.mesh.size} × {device.platform} {device.device_kind}",
+            "device": f"{mesh.size} × {device.platform} {device.device_kind}",
             "attack": config.eval.attack,
-            "notes": [],
         }
+
+
+def _write(report: dict[str, Any], workdir: Path) -> None:
+    """Writes the files of results; `metrics.json` last: where it is, they are whole."""
+    write_text(workdir / "table.md", terminal.markdown_table(report))
+    figures.draw(report, str(workdir / "figure.png"))
+    write_text(workdir / "metrics.json", json.dumps(report, indent=1, allow_nan=False))
 
 
 def _claim(workdir: Path, config: ConfigDict) -> None:

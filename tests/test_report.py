@@ -12,7 +12,7 @@ from rich.console import Console
 
 from jaxunlearn import metrics
 from jaxunlearn.metrics import Predictions, clinical
-from jaxunlearn.report import figures, terminal
+from jaxunlearn.report import figures, sheets, terminal
 
 METHODS = ("finetune", "salun", "random_label_with_a_long_name")
 SIZES = {"forget": 40, "retain": 160, "val": 50, "test": 80}
@@ -152,7 +152,7 @@ def finding(seeds=1, interval=(0, 0), change=0, **found):
     found = {"newly_missed": 0, "newly_found": 0, "n_malignant": 42, "p_value": 1.0, **found}
     mean = {"fn_change": change, "false_negatives": {"missed": 4.0}}
     per_seed = [{"false_negatives": found}] * seeds
-    return terminal._finding(
+    return sheets._finding(
         "m", {"per_seed": per_seed, "mean": mean, "interval": {"fn_change": list(interval)}}
     )
 
@@ -186,9 +186,9 @@ def test_fits_the_terminal_and_breaks_no_number(seeds, malignant, width):
     text = printed(report, width)
     assert max(map(len, text.splitlines())) <= width
     words = set(text.replace("*", "").split())
-    for row in terminal._sheet(report).rows:
+    for row in sheets._experiment_sheet(report).rows:
         assert set(" ".join(row).split()) <= words
-    for header in terminal._sheet(report).header:
+    for header in sheets._experiment_sheet(report).header:
         assert set(header.split()) <= words
     assert ("FNR" in text) == ("Risk" in text) == ("misses" in text) == bool(malignant)
 
@@ -207,17 +207,17 @@ def test_names_are_not_markup(capsys):
 @pytest.mark.parametrize("synthetic", [True, False])
 def test_synthetic_data_is_called_so(synthetic):
     report = example(synthetic=synthetic)
-    for text in (printed(report, 120), terminal.markdown_table(report), terminal.title(report)):
+    for text in (printed(report, 120), terminal.markdown_table(report), sheets.title(report)):
         assert text.splitlines()[0].count("synthetic") == synthetic
     report["dataset"]["name"] = "spots (synthetic)"
-    assert terminal.title(report).count("synthetic") == 1
+    assert sheets.title(report).count("synthetic") == 1
 
 
 def test_best_marks_need_a_choice():
     assert "*" not in printed(example(methods=("salun",)), 120)
     assert "treat all" in printed(example(methods=()), 120)
     # Equal to the decimals shown: both are marked.
-    sheet = terminal._sheet(by_hand())
+    sheet = sheets._experiment_sheet(by_hand())
     fnr = sheet.header.index("FNR")
     assert {(2, fnr), (3, fnr)} <= sheet.best and all(i > 1 for i, _ in sheet.best)
 

@@ -28,6 +28,33 @@ def t_interval(values: Sequence[float]) -> tuple[float, float]:
     return mean - half, mean + half
 
 
+def percent_change(
+    values: Sequence[float], reference: Sequence[float]
+) -> tuple[float | None, tuple[float, float] | None]:
+    """Change of the mean against a reference's mean in percent, and its 95% interval over pairs.
+
+    The ratio estimator of paired samples (Cochran 1977, Sampling Techniques, §6.3), which one pair
+    with a reference near 0 does not blow up as it would a mean of ratios.
+
+    Args:
+      values: one a seed.
+      reference: the reference's, by the same seeds.
+
+    Returns:
+      None for the change where the reference's mean is 0; None for the interval of one pair.
+    """
+    x, y = np.asarray(reference, float), np.asarray(values, float)
+    if x.mean() == 0:
+        return None, None
+    # r = ȳ / x̄, with the standard error of (y − r·x) / x̄
+    ratio = y.mean() / x.mean()
+    change = 100 * float(ratio - 1)
+    if len(x) < 2:
+        return change, None
+    low, high = t_interval(list(100 * (y - ratio * x) / x.mean()))
+    return change, (change + low, change + high)
+
+
 def paired_bootstrap(
     difference: np.ndarray,
     groups: np.ndarray | None = None,

@@ -1,11 +1,12 @@
-"""The figure of an experiment."""
+"""The figure of an experiment or a grid."""
 
 import math
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
+from jaxunlearn.grid import comparisons, value_name
 from jaxunlearn.metrics.unlearning import GAPS
-from jaxunlearn.report.terminal import dig, title
+from jaxunlearn.report.sheets import REFERENCES, dig, title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,12 +24,21 @@ def draw(metrics: dict[str, Any], path: str) -> None:
     """Writes the figure as PNG.
 
     Clinical data: false negative against false positive rate, and the risk of each scenario beside
-    those of the trivial answers. Other data: each model's gaps to retrained.
+    those of the trivial answers. Other data: each model's gaps to retrained. A grid: each method's
+    Avg Gap along the first axis, a row of panels for each combination of the others.
 
     Args:
       metrics: what `metrics.json` holds.
       path: the file to write.
     """
+    if "cells" in metrics:
+        _draw_grid(metrics, path)
+    else:
+        _draw_experiment(metrics, path)
+
+
+def _draw_experiment(metrics: dict[str, Any], path: str) -> None:
+    """The figure of one experiment."""
     from matplotlib.figure import Figure
 
     models = dict(metrics["models"])
@@ -52,11 +62,47 @@ def draw(metrics: dict[str, Any], path: str) -> None:
         axis.set_yticks(range(len(models)), list(models) if i == 0 else [""] * len(models))
         axis.set_ylim(len(models) - 0.5, -0.5)
         axis.set_xlim(left=0)
+    _finish(axes, figure, _caption(metrics, clinical), path)
+
+
+def _draw_grid(metrics: dict[str, Any], path: str) -> None:
+    """The figure of a grid."""
+    from matplotlib.figure import Figure
+
+    rows = comparisons(metrics["cells"])
+    field = metrics["axes"][0][0]
+    methods = [name for name in rows[0][0]["models"] if name not in REFERENCES]
+    size = (2 + 2.6 * len(methods), 1.2 + len(rows) * (1 + 0.3 * len(rows[0])))
+    figure = Figure(figsize=size, dpi=150, layout="constrained")
+    figure.suptitle(f"{metrics['name']}: {rows[0][0]['dataset']['name']}", fontsize=11)
+    panels = figure.subplots(len(rows), len(methods), squeeze=False, sharex="col")
+    for axes, entries in zip(panels, rows, strict=True):
+        rest = [f"{f}={value_name(v)}" for f, v in entries[0]["point"].items() if f != field]
+        for axis, method in zip(axes, methods, strict=True):
+            scenarios = {value_name(e["point"][field]): e["models"][method] for e in entries}
+            reference, _ = _value(entries[0]["models"][method], ("avg_gap",))
+            axis.axvline(reference, linestyle="--", color=GREY, linewidth=1.2)
+            _draw_gap(axis, scenarios, "Avg Gap")
+            axis.set_title(", ".join([method, *rest]), fontsize=10)
+            names = list(scenarios) if axis is axes[0] else [""] * len(scenarios)
+            axis.set_yticks(range(len(scenarios)), names)
+            axis.set_ylim(len(scenarios) - 0.5, -0.5)
+            axis.set_xlim(left=0)
+    seeds = len(metrics["seeds"])
+    caption = (
+        f"Avg Gap to retrained, by {field}; dashed: at {value_name(metrics['axes'][0][1][0])}. "
+    )
+    caption += "One seed." if seeds == 1 else f"{seeds} seeds: means with 95% t intervals."
+    _finish(panels.ravel(), figure, caption, path)
+
+
+def _finish(axes: Any, figure: Any, caption: str, path: str) -> None:
+    """What every figure has."""
     for axis in axes:
         axis.grid(color="0.9")
         axis.set_axisbelow(True)
         axis.spines[["top", "right"]].set_visible(False)
-    figure.supxlabel(_caption(metrics, clinical), fontsize=8, color=GREY)
+    figure.supxlabel(caption, fontsize=8, color=GREY)
     figure.savefig(path)
 
 

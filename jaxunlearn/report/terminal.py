@@ -1,6 +1,6 @@
-"""The table of an experiment: on a terminal, and as markdown for a draft or a README."""
+"""The tables on a terminal, and as markdown for a draft or a README."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from rich import box
 from rich.console import Console
@@ -8,54 +8,11 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from jaxunlearn.metrics.unlearning import GAPS
-
-ABSENT = "–"
-REFERENCES = ("original", "retrained")
-
-
-class Column(NamedTuple):
-    """One column of values.
-
-    Attributes:
-      header: its name.
-      path: keys that lead to the value in a model's mean.
-      rank: keys that lead to what is best when smallest.
-      scale: what the value is multiplied by.
-      digits: decimals shown.
-    """
-
-    header: str
-    path: tuple[str, ...]
-    rank: tuple[str, ...]
-    scale: float = 1.0
-    digits: int = 2
-
-
-class Sheet(NamedTuple):
-    """The table as text.
-
-    Attributes:
-      title: one line.
-      header: column names.
-      rows: cells by row; the first cell is the row's name.
-      best: (row, column) of the best value of each column among the methods.
-      lines: row numbers that a line goes under.
-      notes: how to read it.
-      findings: a sentence for each method on its false negatives.
-    """
-
-    title: str
-    header: list[str]
-    rows: list[list[str]]
-    best: set[tuple[int, int]]
-    lines: set[int]
-    notes: list[str]
-    findings: list[str]
+from jaxunlearn.report.sheets import Sheet, make_sheets
 
 
 def print_table(metrics: dict[str, Any], console: Console | None = None) -> None:
-    """Prints the table, and a sentence for each method on what became of the false negatives.
+    """Prints the tables, how to read them, and in plain sentences what they say.
 
     Where the console is too narrow, gaps go under their values, and further columns into further
     tables.
@@ -65,208 +22,32 @@ def print_table(metrics: dict[str, Any], console: Console | None = None) -> None
       console: where to; the standard output if None.
     """
     console = console or Console()
-    sheet = _sheet(metrics)
-    parts, narrow = _parts(sheet, console)
-    console.print(Text(sheet.title, style="bold"))
-    for columns in parts:
-        console.print(_table(sheet, columns, narrow))
-    for line in (*sheet.notes, *sheet.findings):
-        console.print(Text(line))
+    for sheet in make_sheets(metrics):
+        parts, narrow = _parts(sheet, console)
+        console.print(Text(sheet.title, style="bold"))
+        for columns in parts:
+            console.print(_table(sheet, columns, narrow))
+        for line in (*sheet.notes, *sheet.findings):
+            console.print(Text(line))
 
 
 def markdown_table(metrics: dict[str, Any]) -> str:
-    """The same table as GitHub markdown, with the run's notes.
+    """The same tables as GitHub markdown, with the run's notes.
 
     Args:
       metrics: what `metrics.json` holds.
     """
-    sheet = _sheet(metrics)
-    lines = [sheet.header, ["---", *["--:"] * (len(sheet.header) - 1)]]
-    for i, row in enumerate(sheet.rows):
-        lines.append(
-            [f"**{cell}**" if (i, j) in sheet.best else cell for j, cell in enumerate(row)]
-        )
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    notes = [note.replace("* marks", "Bold marks") for note in sheet.notes]
-    notes += [*sheet.findings, *(f"Note: {note}" for note in metrics["notes"])]
-    return "\n\n".join([f"**{sheet.title}**", table, *notes]) + "\n"
-
-
-def title(metrics: dict[str, Any]) -> str:
-    """One line that names the experiment, its data and its split."""
-    dataset, split = metrics["dataset"], metrics["split"]
-    data = dataset["name"]
-    if dataset["synthetic"] and "synthetic" not in data:
-        data += " (synthetic data)"
-    share = f"{split['forget']} of {dataset['train']} training images to forget"
-    return f"{metrics['name']}: {data}, {share}"
-
-
-def dig(nested: dict[str, Any], path: tuple[str, ...]) -> Any:
-    """The value that the keys lead to, None where there is none."""
-    value: Any = nested
-    for key in path:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
-
-
-def _sheet(metrics: dict[str, Any]) -> Sheet:
-    """Everything that the table says."""
-    models = metrics["models"]
-    retrained = models["retrained"]["mean"]
-    clinical = "counts" in retrained
-    columns = _columns(retrained)
-    rows = [[name, *(_cell(name, models[name], column) for column in columns)] for name in models]
-    methods = [name for name in models if name not in REFERENCES]
-    return Sheet(
-        title=title(metrics),
-        header=["", *(column.header for column in columns)],
-        rows=rows + (_trivial_rows(retrained, columns) if clinical else []),
-        best=_best(models, methods, columns),
-        lines={list(models).index("retrained"), len(models) - 1},
-        notes=_notes(metrics, len(methods)) + (_beaten_by_trivial(models) if clinical else []),
-        findings=[_finding(name, models[name]) for name in methods] if clinical else [],
-    )
-
-
-def _columns(mean: dict[str, Any]) -> list[Column]:
-    """The columns; clinical ones only where the values have them."""
-    columns = [Column(name, (name,), ("gaps", name)) for name in GAPS]
-    columns.append(Column("Avg Gap", ("avg_gap",), ("avg_gap",)))
-    if "counts" in mean:
-        columns += [Column(name.upper(), (name,), (name,), scale=100) for name in ("fnr", "fpr")]
-        paths = [("risk", scenario) for scenario in mean["risk"]]
-        columns += [Column(f"Risk {path[1]}", path, path, digits=3) for path in paths]
-    return [*columns, Column("RTE", ("RTE",), ("RTE",), digits=1)]
-
-
-def _cell(name: str, model: dict[str, Any], column: Column) -> str:
-    """A value, ± half its interval over several seeds, and in brackets its gap if it has one."""
-    value = dig(model["mean"], column.path)
-    if value is None:
-        return ABSENT
-    text = f"{column.scale * value:.{column.digits}f}"
-    interval = dig(model["interval"], column.path)
-    if interval is not None and len(model["per_seed"]) > 1:
-        text += f"±{column.scale * (interval[1] - interval[0]) / 2:.{column.digits}f}"
-    if column.rank != column.path and name != "retrained":
-        text += f" ({dig(model['mean'], column.rank):.{column.digits}f})"
-    return text
-
-
-def _best(
-    models: dict[str, Any], methods: list[str], columns: list[Column]
-) -> set[tuple[int, int]]:
-    """Where each column's smallest value among the methods stands, equal to the decimals shown."""
-    best = set()
-    for j, column in enumerate(columns, start=1):
-        ranks = {name: dig(models[name]["mean"], column.rank) for name in methods}
-        shown = {
-            name: round(column.scale * rank, column.digits)
-            for name, rank in ranks.items()
-            if rank is not None
-        }
-        if len(shown) > 1:
-            least = min(shown.values())
-            best |= {(i, j) for i, name in enumerate(models) if shown.get(name) == least}
-    return best
-
-
-def _trivial_rows(mean: dict[str, Any], columns: list[Column]) -> list[list[str]]:
-    """Rows for calling no image malignant, and for calling every image malignant."""
-    rows = []
-    for name, fnr, fpr in (("none", 1, 0), ("all", 0, 1)):
-        known = {"fnr": fnr, "fpr": fpr, "risk": mean[f"risk_treat_{name}"]}
-        values = [dig(known, column.path) for column in columns]
-        cells = [
-            "" if value is None else f"{column.scale * value:.{column.digits}f}"
-            for column, value in zip(columns, values, strict=True)
-        ]
-        rows.append([f"treat {name}", *cells])
-    return rows
-
-
-def _notes(metrics: dict[str, Any], num_methods: int) -> list[str]:
-    """How to read the table."""
-    seeds, clinical = len(metrics["seeds"]), "counts" in metrics["models"]["retrained"]["mean"]
-    parts = [
-        f"UA, RA, TA, MIA ({metrics['attack']} attack){', FNR, FPR' if clinical else ''} in %",
-        "in brackets the absolute difference to retrained, whose mean is Avg Gap",
-        "RTE in seconds, compile time apart",
-    ]
-    if clinical:
-        parts.insert(2, "Risk: cost per test image at costs C_FN:C_FP")
-    notes = ["; ".join(parts) + "."]
-    if num_methods > 1:
-        notes.append(
-            "* marks the best method: nearest to retrained in UA, RA, TA and MIA, else smallest."
-        )
-    if seeds > 1:
-        notes.append(
-            f"{seeds} seeds: mean ± half the 95% t interval over seeds; differences are taken "
-            "within each seed, then averaged."
-        )
-    else:
-        notes.append("One seed: no ± over seeds; metrics.json has Wilson intervals of proportions.")
-    if clinical:
-        notes.append(
-            "Reliable is meant at the 5% level and for each method alone; where no difference is "
-            "reliable, there may still be one."
-        )
-    return notes
-
-
-def _beaten_by_trivial(models: dict[str, Any]) -> list[str]:
-    """For each scenario, the models that do worse than an answer that never sees the image."""
-    lines = []
-    mean = models["retrained"]["mean"]
-    for scenario in mean["risk"]:
-        ratios = {name: dig(models[name]["mean"], ("risk_ratio", scenario)) for name in models}
-        beaten = [name for name, ratio in ratios.items() if ratio is not None and ratio > 1]
-        if beaten:
-            risks = {
-                "no": mean["risk_treat_none"][scenario],
-                "every": mean["risk_treat_all"][scenario],
-            }
-            word, risk = min(risks.items(), key=lambda item: item[1])
-            whom = "every model" if len(beaten) == len(models) else ", ".join(beaten)
+    parts = []
+    for sheet in make_sheets(metrics):
+        lines = [sheet.header, ["---", *["--:"] * (len(sheet.header) - 1)]]
+        for i, row in enumerate(sheet.rows):
             lines.append(
-                f"At {scenario}, calling {word} image malignant has risk {risk:.3f}, less than "
-                f"{whom}. The risk at a threshold made for these costs is risk_at_threshold in "
-                "metrics.json."
+                [f"**{cell}**" if (i, j) in sheet.best else cell for j, cell in enumerate(row)]
             )
-    return lines
-
-
-def _finding(name: str, model: dict[str, Any]) -> str:
-    """What became of retrained's false negatives, with no more certainty than the data give."""
-    per_seed = [entry["false_negatives"] for entry in model["per_seed"]]
-    first, seeds = per_seed[0], len(per_seed)
-    n = first["n_malignant"]
-    if n == 0:
-        return f"{name}: no test image is malignant, so nothing is known of its false negatives."
-    if seeds == 1:
-        missed, digits, over = first["missed"], 0, ""
-        change = missed - first["missed_reference"]
-        detail = (
-            f"{first['newly_missed']} newly missed, {first['newly_found']} newly found; "
-            f"exact McNemar p = {first['p_value']:.2g}"
-        )
-        reliable = first["p_value"] < 0.05
-    else:
-        missed, digits = model["mean"]["false_negatives"]["missed"], 1
-        over = f", mean of {seeds} seeds"
-        change, (low, high) = model["mean"]["fn_change"], model["interval"]["fn_change"]
-        detail = f"95% t interval over seeds {low:+.1f} to {high:+.1f}"
-        # Equal counts in all seeds give an interval of no width, which is no evidence.
-        reliable = low < high and not low <= 0 <= high
-    more = "more" if change > 0 else "fewer"
-    than = f"{abs(change):.{digits}f} {more} than" if round(change, digits) else "as many as"
-    verdict = f"reliably {more}" if reliable else "no reliable difference"
-    return (
-        f"{name} misses {missed:.{digits}f} of {n} malignant test images{over}, {than} retrained "
-        f"({detail}): {verdict}."
-    )
+        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        notes = [note.replace("* marks", "Bold marks") for note in sheet.notes]
+        parts += [f"**{sheet.title}**", table, *notes, *sheet.findings]
+    return "\n\n".join([*parts, *(f"Note: {note}" for note in metrics["notes"])]) + "\n"
 
 
 def _table(sheet: Sheet, columns: list[int], narrow: bool) -> Table:

@@ -1,0 +1,19 @@
+"""BloodMNIST, all classes: seven augmentation scenarios × FT, RL, SalUn × 20% and 50% forgotten.
+
+The question of Falcao & Cordeiro 2025, https://arxiv.org/abs/2508.18502, asked of blood cells, as
+in https://arxiv.org/abs/2508.18509.
+"""
+
+from jaxunlearn.augment import SCENARIOS
+from jaxunlearn.config import default, methods
+
+
+def get_config():
+    config = default()
+    config.name = "bloodmnist_augmentation"
+    config.data.name = "bloodmnist"
+    config.data.size = 64
+    config.axes = (("augment", tuple(SCENARIOS)), ("forget.fraction", (0.2, 0.5)))
+    config.eval.attack = "svc"
+    config.methods = methods(finetune={}, random_label={}, salun={})
+    return config
