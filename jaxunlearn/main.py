@@ -22,11 +22,7 @@ WORKDIR = flags.DEFINE_string(
 
 def main(argv: list[str]) -> None:
     """Runs the config's experiment; a user's error ends in one line and exit code 2."""
-    if argv[1:]:
-        fail(
-            f"not understood: {' '.join(argv[1:])!r}; flags start with --, "
-            "such as --config.seeds=0,1,2"
-        )
+    no_more(argv)
     from jaxunlearn import experiment
 
     try:
@@ -59,6 +55,15 @@ def parse(argv: list[str]) -> list[str]:
         if "Traceback" in text:  # a config file's own failure: what went wrong is its last line
             text = text[: text.index("Traceback")] + text.strip().splitlines()[-1]
         fail(f"the flags are not understood: {' '.join(text.split())}")
+
+
+def no_more(argv: list[str]) -> None:
+    """Fails where arguments are left that are no flags."""
+    if argv[1:]:
+        fail(
+            f"not understood: {' '.join(argv[1:])!r}; flags start with --, "
+            "such as --config.seeds=0,1,2"
+        )
 
 
 def fail(message: str) -> NoReturn:

@@ -87,7 +87,8 @@ def _draw_grid(metrics: dict[str, Any], path: str) -> None:
             names = list(scenarios) if axis is axes[0] else [""] * len(scenarios)
             axis.set_yticks(range(len(scenarios)), names)
             axis.set_ylim(len(scenarios) - 0.5, -0.5)
-            axis.set_xlim(left=0)
+    for axis in panels[-1]:
+        axis.set_xlim(left=0)  # last, for it fixes the other end too
     seeds = len(metrics["seeds"])
     caption = (
         f"Avg Gap to retrained, by {field}; dashed: at {value_name(metrics['axes'][0][1][0])}. "

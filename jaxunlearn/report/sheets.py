@@ -86,7 +86,7 @@ def _experiment_sheet(metrics: dict[str, Any]) -> Sheet:
     columns = _columns(retrained)
     rows = [[name, *(_cell(name, models[name], column) for column in columns)] for name in models]
     methods = [name for name in models if name not in REFERENCES]
-    notes = _notes(metrics, clinical, len(methods))
+    notes = _notes(metrics, columns, len(methods))
     return Sheet(
         title=title(metrics),
         header=["", *(column.header for column in columns)],
@@ -103,9 +103,9 @@ def _comparison_sheet(metrics: dict[str, Any], entries: list[dict[str, Any]]) ->
     field = metrics["axes"][0][0]
     first, *others = entries
     retrained = first["models"]["retrained"]["mean"]
-    columns = _columns(retrained)
+    columns = [c for c in _columns(retrained) if c.header in (*GAPS, "Avg Gap", "FNR", "FPR")]
     change = Column("Change %", ("avg_gap_change",), ("avg_gap_change",), digits=1)
-    columns.insert([column.header for column in columns].index("Avg Gap") + 1, change)
+    columns.insert(len(GAPS) + 1, change)
     models, rows, methods, lines = {}, [], [], set()
     for entry in entries:
         for name, model in entry["models"].items():
@@ -117,12 +117,11 @@ def _comparison_sheet(metrics: dict[str, Any], entries: list[dict[str, Any]]) ->
         lines.add(len(rows) - 1)
     rest = "".join(f", {f}={value_name(v)}" for f, v in first["point"].items() if f != field)
     reference = value_name(first["point"][field])
-    notes = _notes(metrics, "counts" in retrained, len(methods))
-    notes.insert(
-        1,
+    notes = [
+        *_notes(metrics, columns, len(methods)),
         f"Change %: of Avg Gap against {field}={reference} (the ratio of the means over seeds); "
         "below 0 is nearer to retrained.",
-    )
+    ]
     names = [name for name in first["models"] if name not in REFERENCES]
     return Sheet(
         title=title({**first, "name": metrics["name"]}) + rest,
@@ -143,14 +142,18 @@ def _nearest(name: str, field: str, reference: str, others: list[dict[str, Any]]
     best = min(known, key=lambda entry: entry["models"][name]["mean"]["avg_gap_change"])
     change = best["models"][name]["mean"]["avg_gap_change"]
     interval = best["models"][name]["interval"]["avg_gap_change"]
-    text = f"{name}: the smallest Avg Gap of {len(known)} against {reference} is at "
-    text += f"{field}={value_name(best['point'][field])}, {change:+.1f}%"
+    where = f"{field}={value_name(best['point'][field])}"
+    text = f"{name}: Avg Gap is {change:+.1f}% at {where} against {reference}, the lowest of "
+    text += f"{len(known)} compared"
     if interval is None:
         return f"{text}; one seed says nothing of its spread."
     low, high = interval
     verdict = "lower" if high < 0 else "higher" if low > 0 else None
     reliable = f"reliably {verdict}" if verdict and low < high else "no reliable difference"
-    return f"{text} (95% interval {low:+.1f} to {high:+.1f}): {reliable}."
+    return (
+        f"{text} (95% interval {low:+.1f} to {high:+.1f}, not corrected for the choice among "
+        f"{len(known)}): {reliable}."
+    )
 
 
 def _columns(mean: dict[str, Any]) -> list[Column]:
@@ -210,20 +213,23 @@ def _trivial_rows(mean: dict[str, Any], columns: list[Column]) -> list[list[str]
     return rows
 
 
-def _notes(metrics: dict[str, Any], clinical: bool, num_methods: int) -> list[str]:
+def _notes(metrics: dict[str, Any], columns: list[Column], num_methods: int) -> list[str]:
     """How to read the table."""
-    seeds = len(metrics["seeds"])
+    seeds, headers = len(metrics["seeds"]), [column.header for column in columns]
+    clinical = "FNR" in headers
     parts = [
         f"UA, RA, TA, MIA ({metrics['attack']} attack){', FNR, FPR' if clinical else ''} in %",
         "in brackets the absolute difference to retrained, whose mean is Avg Gap",
-        "RTE in seconds, compile time apart",
     ]
-    if clinical:
-        parts.insert(2, "Risk: cost per test image at costs C_FN:C_FP")
+    if any(header.startswith("Risk") for header in headers):
+        parts.append("Risk: cost per test image at costs C_FN:C_FP")
+    if "RTE" in headers:
+        parts.append("RTE in seconds, compile time apart")
     notes = ["; ".join(parts) + "."]
     if num_methods > 1:
         notes.append(
-            "* marks the best method: nearest to retrained in UA, RA, TA and MIA, else smallest."
+            "* marks the best value of a method: nearest to retrained in UA, RA, TA and MIA, else "
+            "smallest."
         )
     if seeds > 1:
         notes.append(
