@@ -89,7 +89,7 @@ def methods(**entries: Mapping[str, Any]) -> ConfigDict:
             raise unknown("method", method, METHODS)
         settings = {"method": method, **OPTIMIZER, **copy.deepcopy(METHODS[method].defaults)}
         filled[name] = ConfigDict(_merge(settings, changes, f"methods.{name}"))
-    return ConfigDict(filled)
+    return ConfigDict(filled, sort_keys=False)  # results show them in this order
 
 
 def _merge(settings: dict[str, Any], changes: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -266,6 +266,12 @@ def test_misspelt_fields_and_methods_name_the_near_ones():
         config_lib.default().model.widht = 3
 
 
+def test_results_keep_the_order_of_the_methods():
+    config = config_lib.default()
+    config.methods = config_lib.methods(salun={}, finetune={}, retrain={})
+    assert list(config.methods) == ["salun", "finetune", "retrain"]
+
+
 def test_every_methods_defaults_pass_the_check():
     config = config_lib.default()
     config.methods = config_lib.methods(**{name: {} for name in METHODS})

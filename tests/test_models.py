@@ -2,10 +2,12 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toy
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxunlearn import models
@@ -113,7 +115,7 @@ def test_evaluation_leaves_the_state_and_sees_each_image_alone():
 def test_gradients_equal_those_of_the_plain_model(monkeypatch, bottleneck):
     # Each kind of block that the ResNets have, and no more of them: compiling takes the time.
     name = f"bottleneck={bottleneck}"
-    small = functools.partial(ResNet, blocks=(2, 1), bottleneck=bottleneck)
+    small = functools.partial(models.shipped, ResNet, blocks=(2, 1), bottleneck=bottleneck)
     monkeypatch.setitem(models.MODELS, name, small)
     fast, plain = (models.build(name, num_classes=5, width=4, plain=p) for p in (False, True))
     variables = jax.jit(fast.init)(jax.random.key(1), IMAGES)
@@ -165,6 +167,39 @@ def test_plain_supports_forward_mode():
 
     _, tangent = jax.jvp(logits, (IMAGES,), (jnp.ones_like(IMAGES),))
     assert tangent.shape == (8, 5)
+
+
+class Own(nn.Module):
+    """A user's module: a parameter of its own kind, with its own initial value; no batch norm."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, images, train):
+        x = images.reshape(len(images), -1)
+        gain = self.param("gain", nn.initializers.constant(3.0), (1, x.shape[-1]))
+        return nn.Dense(self.num_classes)(x * gain)
+
+
+def test_a_users_own_module_is_a_line_in_the_table(monkeypatch):
+    own = lambda num_classes, **_: models.from_flax(Own(num_classes))  # noqa: E731
+    monkeypatch.setitem(models.MODELS, "own", own)
+    model = models.build("own", num_classes=5)
+    variables = model.init(jax.random.key(0), IMAGES)
+    np.testing.assert_array_equal(variables["params"]["gain"], 3.0)
+    expected, state = model.apply(variables, IMAGES, True)
+    assert expected.shape == (8, 5) and state == {}
+    np.testing.assert_array_equal(model.apply(variables, IMAGES, False)[0], expected)
+    result = toy.unlearn("salun", own_task(), epochs=1)
+    assert set(result.variables["params"]) == {"gain", "Dense_0"}
+
+
+def own_task():
+    """The toy problem with the user's module as the original."""
+    model = models.build("own", num_classes=toy.NUM_CLASSES)
+    task = toy.task(the_setup=toy.setup(model=model))
+    variables = model.init(jax.random.key(0), np.zeros((1, *task.images.shape[1:]), np.float32))
+    return task._replace(original=jax.device_get(variables))
 
 
 def test_the_same_arguments_give_the_same_model():

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,11 +29,23 @@ class Model(NamedTuple):
     apply: Callable
 
 
-MODELS: dict[str, Callable] = {
-    "resnet18": functools.partial(ResNet, blocks=(2, 2, 2, 2), bottleneck=False),
-    "resnet50": functools.partial(ResNet, blocks=(3, 4, 6, 3), bottleneck=True),
-    "cnn": CNN,
-}
+def from_flax(module: nn.Module, init: Callable | None = None) -> Model:
+    """The model of a Flax module.
+
+    Args:
+      module: called as `module(images float32 [N, H, W, C], train bool)`, gives logits
+        `[N, num_classes]`. Its variables are "params" and collections that training updates, such
+        as "batch_stats"; it may not ask for random keys, as dropout does.
+      init: (key, images) -> variables; the module's own where None.
+    """
+
+    def apply(variables, images, train):
+        state = {name: value for name, value in variables.items() if name != "params"}
+        if not train:
+            return module.apply(variables, images, False), state
+        return module.apply(variables, images, True, mutable=list(state))
+
+    return Model(init or functools.partial(module.init, train=False), apply)
 
 
 def build(
@@ -43,7 +56,7 @@ def build(
     dtype: str = "float32",
     plain: bool = False,
 ) -> Model:
-    """A model by its name; the same arguments give the same object, so it can be a static jit key.
+    """A model by its name in `MODELS`; for the same arguments one object, fit for a static jit key.
 
     Args:
       name: a key of `MODELS`.
@@ -63,7 +76,7 @@ def build(
         raise UserError(f"width {width!r}: give a whole number of channels, 1 or more")
     if dtype not in ("float32", "bfloat16"):
         raise unknown("dtype", dtype, ("float32", "bfloat16"))
-    return _build(name, num_classes, width, dtype, plain)
+    return _build(MODELS[name], num_classes, width, dtype, plain)
 
 
 def _initialise(key: jax.Array, shapes: Any) -> Any:
@@ -88,19 +101,26 @@ def _initialise(key: jax.Array, shapes: Any) -> Any:
     return jax.tree.unflatten(structure, values)
 
 
-@functools.lru_cache
-def _build(name: str, num_classes: int, width: int, dtype: str, plain: bool) -> Model:
-    """Keyed by position, so that a default spelt out is no other model."""
-    module = MODELS[name](num_classes=num_classes, width=width, dtype=jnp.dtype(dtype), plain=plain)
+def shipped(module: Callable[..., nn.Module], **fields: Any) -> Model:
+    """A model that ships, with initial values that compile fast."""
+    instance = module(**fields)
 
     def init(key, images):
-        empty = jax.eval_shape(functools.partial(module.init, train=False), key, images)
-        return _initialise(key, empty)
+        shapes = jax.eval_shape(functools.partial(instance.init, train=False), key, images)
+        return _initialise(key, shapes)
 
-    def apply(variables, images, train):
-        state = {name: value for name, value in variables.items() if name != "params"}
-        if not train:
-            return module.apply(variables, images, False), state
-        return module.apply(variables, images, True, mutable=list(state))
+    return from_flax(instance, init)
 
-    return Model(init, apply)
+
+# Called as (num_classes=, width=, dtype=, plain=), as `build` has them; gives a `Model`.
+MODELS: dict[str, Callable[..., Model]] = {
+    "resnet18": functools.partial(shipped, ResNet, blocks=(2, 2, 2, 2), bottleneck=False),
+    "resnet50": functools.partial(shipped, ResNet, blocks=(3, 4, 6, 3), bottleneck=True),
+    "cnn": functools.partial(shipped, CNN),
+}
+
+
+@functools.lru_cache
+def _build(make: Callable, num_classes: int, width: int, dtype: str, plain: bool) -> Model:
+    """Keyed by position, so that a default spelt out is no other model."""
+    return make(num_classes=num_classes, width=width, dtype=jnp.dtype(dtype), plain=plain)
