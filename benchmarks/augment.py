@@ -15,7 +15,7 @@ import time
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from jaxunlearn.augment import POLICIES, build, policies
@@ -153,6 +153,7 @@ def pillow_rate(images: np.ndarray, recipes: list[list[tuple]], seconds: float) 
 
 def main(argv):
     del argv
+    logging.set_verbosity(logging.WARNING)
     cores = len(os.sched_getaffinity(0))
     print(f"{cores} cores; images/s, median of {ROUNDS.value}; jax {jax.__version__}")
     print(

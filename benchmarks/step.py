@@ -3,7 +3,9 @@
 Prints images/s of our step, of the same step with XLA's plain convolution and, where PyTorch is
 installed (`pip install -e '.[bench]'`), of the same step in PyTorch (channels_last), taken in turn
 in one process so that a machine whose speed drifts does not favour one; the seconds that compiling
-took; and the share of an unlearning run's time that evaluation takes.
+took; and the share of an unlearning run's time that evaluation takes. It runs under the allocator
+settings that the command line gives itself; `GLIBC_TUNABLES= python benchmarks/step.py` runs it
+without.
 """
 
 import statistics
@@ -12,9 +14,9 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 
-from jaxunlearn import augment, devices, models, training
+from jaxunlearn import allocator, augment, devices, models, training
 
 WIDTHS = flags.DEFINE_multi_integer("width", [16, 64], "Widths of the ResNet-18.")
 BATCHES = flags.DEFINE_multi_integer("batch", [128, 64], "Batch sizes, one a width.")
@@ -160,6 +162,7 @@ def evaluation_share(width: int, batch: int) -> float:
 
 def main(argv: list[str]) -> None:
     del argv
+    logging.set_verbosity(logging.WARNING)
     device = jax.devices()[0]
     print(f"ResNet-18, {SIZE.value} px, RGB, {device.platform} {device.device_kind}, float32")
     rng = np.random.default_rng(0)
@@ -191,4 +194,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    allocator.restart_with_huge_pages()
     app.run(main)

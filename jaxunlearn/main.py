@@ -10,6 +10,7 @@ from typing import NoReturn
 from absl import app, flags
 from ml_collections import config_flags
 
+from jaxunlearn import allocator
 from jaxunlearn.errors import UserError
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -73,4 +74,5 @@ def fail(message: str) -> NoReturn:
 
 
 if __name__ == "__main__":
+    allocator.restart_with_huge_pages()
     app.run(main, flags_parser=parse)

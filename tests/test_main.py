@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import toy
 
-from jaxunlearn import store
+from jaxunlearn import allocator, store
 
 ROOT = Path(__file__).parents[1]
 CONFIG = """
@@ -77,6 +77,23 @@ def test_killed_in_the_middle_it_resumes_to_the_same_bits(config_file, tmp_path)
         here, there = store.read_npz(file), store.read_npz(workdir / "predictions" / file.name)
         assert all(here[name].tobytes() == there[name].tobytes() for name in here)
     assert not list((workdir.parent / "store").glob("[!.]*.pass-*"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc is Linux's")
+@pytest.mark.parametrize("given", [None, "", "glibc.malloc.check=0"])
+def test_the_allocator_is_set_up_once_and_a_users_own_settings_are_kept(tmp_path, given):
+    config = tmp_path / "config.py"
+    config.write_text(
+        "import os, sys\n"
+        "def get_config():\n"
+        "    sys.exit(repr((os.environ['GLIBC_TUNABLES'], sys.argv[1:])))\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
+    if given is not None:
+        environment["GLIBC_TUNABLES"] = given
+    flags = [f"--config={config}", "--workdir=a b"]
+    done = subprocess.run(command(*flags), capture_output=True, text=True, env=environment)
+    assert done.stderr.strip() == repr((allocator.TUNABLES if given is None else given, flags))
 
 
 @pytest.mark.parametrize(
