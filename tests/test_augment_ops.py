@@ -14,8 +14,21 @@ from jaxunlearn.errors import UserError
 
 pillow = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "augment.py"))
 run = jax.jit(ops.run)
-run_images = jax.jit(jax.vmap(ops.run, in_axes=(0, None)))
-run_steps = jax.jit(jax.vmap(ops.run, in_axes=(None, 0)))
+
+
+@jax.jit
+def run_as_on_accelerators(images, steps):
+    return jax.vmap(ops._look_up)(
+        jax.vmap(ops._warp)(images, steps.warp), *ops.for_all(images, steps)
+    )
+
+
+def repeat(step, count):
+    return jax.tree.map(lambda field: np.stack([field] * count), step)
+
+
+def run_one(name, image, value=0.0):
+    return run(image[None], repeat(ops.ENCODERS[name](value, *image.shape[:2]), 1))[0]
 
 
 def by_pillow(image, name, value):
@@ -58,7 +71,9 @@ def test_every_op_at_every_magnitude_is_pillows(shape):
     steps = [ops.ENCODERS[name](value, *shape[:2]) for name, value in every]
     stacked = ops.Step(*(np.stack(field) for field in zip(*steps, strict=True)))
     for image in images_of(shape):
-        ours = np.asarray(run_steps(image, stacked))
+        images = np.stack([image] * len(every))
+        ours = np.asarray(run(images, stacked))
+        np.testing.assert_array_equal(ours, run_as_on_accelerators(images, stacked))
         for row, (name, value) in zip(ours, every, strict=True):
             expected = by_pillow(image, name, value)
             np.testing.assert_array_equal(row, expected, err_msg=f"{name} {value}")
@@ -78,7 +93,7 @@ def test_every_op_at_every_magnitude_is_pillows(shape):
 def test_any_magnitude_is_pillows(shape, name, low, high, data):
     value = data.draw(st.floats(low, high))
     image = images_of(shape)[data.draw(st.integers(0, 3))]
-    ours = run(image, ops.ENCODERS[name](value, *shape[:2]))
+    ours = run_one(name, image, value)
     np.testing.assert_array_equal(ours, by_pillow(image, name, value))
 
 
@@ -95,7 +110,8 @@ def test_autocontrast_is_pillows_for_every_lowest_and_highest_level():
     low, high = np.triu_indices(256, k=1)
     images = np.clip(np.arange(256)[None], low[:, None], high[:, None]).astype(np.uint8)
     images = images.reshape(-1, 16, 16, 1)
-    ours = np.asarray(run_images(images, ops.ENCODERS["autocontrast"](0, 16, 16)))
+    steps = repeat(ops.ENCODERS["autocontrast"](0, 16, 16), len(images))
+    ours = np.asarray(run(images, steps))
     for i in range(len(images)):
         np.testing.assert_array_equal(ours[i], by_pillow(images[i], "autocontrast", 0))
 
@@ -111,19 +127,20 @@ def test_equalize_and_autocontrast_are_pillows_for_any_image(shape, data):
         )
     )
     for name in ("equalize", "autocontrast"):
-        ours = run(image, ops.ENCODERS[name](0, *shape[:2]))
+        ours = run_one(name, image)
         np.testing.assert_array_equal(ours, by_pillow(image, name, 0))
 
 
-def test_pass_is_the_same_compiled_alone_in_a_batch_and_over_steps():
+def test_pass_is_the_same_alone_in_a_batch_and_for_any_neighbours():
     # A compiler that updates in place what it still reads would show here.
     images = images_of((28, 28, 1))
-    step = ops.ENCODERS["sharpness"](0.3, 28, 28)
-    alone = np.stack([ops.run(jnp.asarray(image), step) for image in images])
-    np.testing.assert_array_equal(run_images(images, step), alone)
-    steps = jax.tree.map(lambda field: np.stack([field] * 5), step)
-    both = jax.jit(jax.vmap(jax.vmap(ops.run, in_axes=(None, 0)), in_axes=(0, None)))
-    np.testing.assert_array_equal(both(images, steps), np.stack([alone] * 5, axis=1))
+    for name, value in (("sharpness", 0.3), ("equalize", 0), ("rotate", 30)):
+        alone = np.stack([ops.apply(name, image, value) for image in images])
+        step = ops.ENCODERS[name](value, 28, 28)
+        np.testing.assert_array_equal(run(images, repeat(step, len(images))), alone)
+        among = [step if i % 2 else ops.ENCODERS["color"](0.5, 28, 28) for i in range(len(images))]
+        steps = ops.Step(*(np.stack(field) for field in zip(*among, strict=True)))
+        np.testing.assert_array_equal(np.asarray(run(images, steps))[1::2], alone[1::2])
 
 
 def test_mixed_equal_images_stay_as_they_are():
@@ -154,7 +171,9 @@ def test_stain_of_a_grey_image_is_a_user_error():
         ops.stain(jnp.zeros((4, 4, 1), jnp.uint8), jnp.ones(3), jnp.zeros(3))
 
 
-def test_pass_has_no_branches_and_no_host_calls():
-    image = jnp.zeros((32, 32, 3), jnp.uint8)
-    text = str(jax.make_jaxpr(ops.run)(image, ops.ENCODERS["rotate"](30, 32, 32)))
+def test_pass_has_no_branches_on_accelerators_and_no_host_calls():
+    images = jnp.zeros((2, 32, 32, 3), jnp.uint8)
+    steps = repeat(ops.ENCODERS["rotate"](30, 32, 32), 2)
+    text = str(jax.make_jaxpr(run_as_on_accelerators)(images, steps))
     assert not [word for word in ("cond[", "while[", "callback", "f64") if word in text]
+    assert "callback" not in str(jax.make_jaxpr(ops.run)(images, steps))

@@ -2,10 +2,12 @@
 
 A `vmap` over `lax.switch` would compute every branch for every image. Here each op is a case of
 one fixed pass: a nearest-neighbour affine warp, then `base + table[image − base]`, where base is
-zero, the grey copy, the smoothed copy or the mean. What can be known ahead (warp coefficients,
-products with an enhancer's factor) is computed on the host as Pillow computes it, in float64 or
-float32; what is left for the device is integer arithmetic, look-ups and one float32 addition, which
-no compiler can contract or reorder.
+zero, the grey copy, the smoothed copy or the mean. Only a few images of a batch want a base, or a
+table made from their histogram: a CPU makes these for them one after the other, an accelerator,
+which a loop would leave idle, for all at once. What can be known ahead (warp coefficients, products
+with an enhancer's factor) is computed on the host as Pillow computes it, in float64 or float32;
+what is left for the device is integer arithmetic, look-ups and one float32 addition, which no
+compiler can contract or reorder.
 """
 
 import functools
@@ -13,6 +15,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -103,20 +106,65 @@ def apply(name: str, image: Array, magnitude: float = 0.0) -> Array:
       image: uint8 `[H, W, C]`.
       magnitude: a Python number.
     """
-    return run(jnp.asarray(image), ENCODERS[name](magnitude, *image.shape[:2]))
+    step = ENCODERS[name](magnitude, *image.shape[:2])
+    return run(jnp.asarray(image)[None], Step(*(jnp.asarray(field)[None] for field in step)))[0]
 
 
 # ---- The pass on the device
 
 
-def run(image: Array, step: Step) -> Array:
-    """Does one encoded op to an image, uint8 `[H, W, C]`; the cost is the same for every op."""
-    base = jnp.select(
-        [step.base == GREY, step.base == SMOOTH, step.base == MEAN],
-        [grey(image), smooth(image), jnp.full_like(image, mean(image))],
-        jnp.zeros_like(image),
+def run(images: Array, steps: Step) -> Array:
+    """Does one encoded op to each image, uint8 `[B, H, W, C]`; fields of steps are `[B, ...]`."""
+    bases, tables = lax.platform_dependent(images, steps, cpu=for_those, default=for_all)
+    return jax.vmap(_look_up)(jax.vmap(_warp)(images, steps.warp), bases, tables)
+
+
+def for_all(images: Array, steps: Step) -> tuple[Array, Array]:
+    """Bases uint8 `[B, H, W, C]` and tables float32 `[B, C, 511]`: each image has all, and one."""
+    cases = [jax.vmap(case)(images) for case in BASES]
+    bases = jnp.select([_each(steps.base, images) == i for i in range(len(BASES))], cases)
+    cases = [jax.vmap(case)(images) for case in (_histogram_table(t) for t in MADE_TABLES)]
+    tables = _given(images, steps)
+    return bases, jnp.select(
+        [_each(steps.kind, tables) == i for i in range(1, len(cases) + 1)], cases, tables
     )
-    return _look_up(_warp(image, step.warp), base, _tables(image, step))
+
+
+def for_those(images: Array, steps: Step) -> tuple[Array, Array]:
+    """The same, made only for those images that want them, in a loop."""
+
+    def base(image, which):
+        return lax.switch(which, BASES, image)
+
+    def table(image, which):
+        return lax.switch(which - 1, [_histogram_table(t) for t in MADE_TABLES], image)
+
+    return (
+        _fill(jnp.zeros_like(images), base, images, steps.base),
+        _fill(_given(images, steps), table, images, steps.kind),
+    )
+
+
+def _fill(into: Array, make: Callable[[Array, Array], Array], images: Array, which: Array) -> Array:
+    """`into` with the rows where `which` `[B]` is not 0 made anew from their images."""
+    wanted = which != 0
+    order = jnp.argsort(~wanted, stable=True)
+
+    def body(i, into):
+        row = order[i]
+        return lax.dynamic_update_index_in_dim(into, make(images[row], which[row]), row, 0)
+
+    return lax.fori_loop(0, jnp.sum(wanted), body, into)
+
+
+def _each(values: Array, like: Array) -> Array:
+    """Values `[B]` with the rank of `like`."""
+    return values.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def _given(images: Array, steps: Step) -> Array:
+    """The tables that the steps bring, for every channel; float32 `[B, C, 511]`."""
+    return jnp.repeat(steps.table[:, None], images.shape[-1], axis=1)
 
 
 def _warp(image: Array, warp: Array) -> Array:
@@ -137,17 +185,14 @@ def _look_up(image: Array, base: Array, tables: Array) -> Array:
     return jnp.clip(base + tables[channel, difference], 0, 255).astype(jnp.uint8)
 
 
-def _tables(image: Array, step: Step) -> Array:
-    """The tables of the step, float32 `[C, 511]`, made from the image where the op asks so."""
-    channels = image.shape[-1]
-    counts = histogram(image)
-    made = jnp.where(step.kind == EQUALIZE, equalize_table(counts), autocontrast_table(counts))
-    given = jnp.tile(jnp.asarray(step.table), channels)
-    # A scatter, because XLA then makes the tables once: anything else on CPU it fuses into the
-    # look-up and makes an entry anew for every pixel, which is five times slower.
-    index = (511 * np.arange(channels)[:, None] + 255 + LEVELS[None]).ravel()
-    entries = jnp.where(step.kind == GIVEN, given[index], made.ravel().astype(jnp.float32))
-    return given.at[index].set(entries, unique_indices=True).reshape(channels, 511)
+def _histogram_table(make: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """From an image to its table float32 `[C, 511]`, given one from counts to levels."""
+
+    def table(image):
+        levels = make(histogram(image)).astype(jnp.float32)
+        return jnp.pad(levels, ((0, 0), (255, 0)))  # image − 0 is never below 0
+
+    return table
 
 
 def histogram(image: Array) -> Array:
@@ -222,6 +267,11 @@ def smooth(image: Array) -> Array:
     inner = jnp.pad(((2 * total + 13) // 26).astype(jnp.uint8), ((1, 1), (1, 1), (0, 0)))
     # Not `image.at[1:-1, 1:-1].set`, which XLA does in place on CPU while still reading the image.
     return fill_box(image, (1, 1, image.shape[0] - 1, image.shape[1] - 1), inner)
+
+
+# By number: what `Step.base` and, from 1, `Step.kind` mean.
+BASES = (jnp.zeros_like, grey, smooth, lambda image: jnp.full_like(image, mean(image)))
+MADE_TABLES = (autocontrast_table, equalize_table)
 
 
 # ---- Ops that are no case of the pass

@@ -163,11 +163,12 @@ def encode(space: Space, shape: Shape) -> Callable[[Array, Array, Array], ops.St
     return look_up
 
 
-def do_ops(image: Array, space: Space, choices: dict[str, Array]) -> Array:
-    """Does the chosen ops one after the other; `op`, `level` and `sign`, int32 `[n]` each."""
-    steps = encode(space, image.shape)(choices["op"], choices["level"], choices["sign"])
+def do_ops(images: Array, space: Space, choices: dict[str, Array]) -> Array:
+    """Does the chosen ops one after the other; `op`, `level` and `sign`, int32 `[B, n]` each."""
+    chosen = (choices[name].T for name in ("op", "level", "sign"))
+    steps = encode(space, images.shape[1:])(*chosen)
     # A scan, because XLA would fuse unrolled passes and do the first anew for every later pixel.
-    return jax.lax.scan(lambda image, step: (ops.run(image, step), None), image, steps)[0]
+    return jax.lax.scan(lambda images, step: (ops.run(images, step), None), images, steps)[0]
 
 
 def trivialaugment(num_bins: int = 31) -> Policy:
@@ -185,10 +186,10 @@ def trivialaugment(num_bins: int = 31) -> Policy:
             "sign": jax.random.randint(keys[2], (1,), 0, 2),
         }
 
-    def apply(image, choices):
-        return do_ops(image, wide_space(num_bins, image.shape), choices)
+    def apply(images, targets, choices):
+        return do_ops(images, wide_space(num_bins, images.shape[1:]), choices), targets
 
-    return draw, per_image(apply)
+    return draw, apply
 
 
 def randaugment(num_ops: int = 2, magnitude: int = 9, num_bins: int = 31) -> Policy:
@@ -211,10 +212,10 @@ def randaugment(num_ops: int = 2, magnitude: int = 9, num_bins: int = 31) -> Pol
             "sign": jax.random.randint(key_sign, (num_ops,), 0, 2),
         }
 
-    def apply(image, choices):
-        return do_ops(image, narrow_space(num_bins, image.shape), choices)
+    def apply(images, targets, choices):
+        return do_ops(images, narrow_space(num_bins, images.shape[1:]), choices), targets
 
-    return draw, per_image(apply)
+    return draw, apply
 
 
 # (op, probability, bin) twice, as found on CIFAR-10; a bin that the op ignores is 0.
@@ -269,11 +270,11 @@ def autoaugment() -> Policy:
             "sign": jax.random.randint(keys[2], (2,), 0, 2),
         }
 
-    def apply(image, choices):
-        space = narrow_space(10, image.shape) | {"invert": np.zeros(10)}
-        return do_ops(image, space, choices)
+    def apply(images, targets, choices):
+        space = narrow_space(10, images.shape[1:]) | {"invert": np.zeros(10)}
+        return do_ops(images, space, choices), targets
 
-    return draw, per_image(apply)
+    return draw, apply
 
 
 def augmix(severity: int = 3, width: int = 3, depth: int = 3, num_bins: int = 10) -> Policy:
@@ -304,13 +305,18 @@ def augmix(severity: int = 3, width: int = 3, depth: int = 3, num_bins: int = 10
             "weights": jnp.append(weights, 65536 - jnp.sum(weights)),
         }
 
-    def apply(image, choices):
-        space = mix_space(num_bins, image.shape)
-        steps = {name: choices[name] for name in ("op", "level", "sign")}
-        chains = jax.vmap(lambda chain: do_ops(image, space, chain))(steps)
-        return ops.mix([*chains, image], choices["weights"])
+    def apply(images, targets, choices):
+        space = mix_space(num_bins, images.shape[1:])
+        # A batch of all chains: the first chain of every image, then the second, …
+        chains = {
+            name: choices[name].swapaxes(0, 1).reshape(-1, depth)
+            for name in ("op", "level", "sign")
+        }
+        done = do_ops(jnp.tile(images, (width, 1, 1, 1)), space, chains)
+        mixed = [*done.reshape(width, *images.shape), images]
+        return jax.vmap(ops.mix)(mixed, choices["weights"]), targets
 
-    return draw, per_image(apply)
+    return draw, apply
 
 
 # ---- Erasing, mixing, staining
