@@ -1,7 +1,8 @@
 """Every setting: its default, meaning and check. A config is a few lines over `default()`."""
 
 import copy
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict, FieldReference
@@ -57,7 +58,7 @@ def default() -> ConfigDict:
             "model": {"name": "resnet18", "width": 64, "dtype": "float32"},
             # A scenario's name, or policies: a tuple of names, or names with commas between.
             "augment": FieldReference("none", field_type=object),
-            "augment_params": {},  # by policy: {"randaugment": {"magnitude": 12}}
+            "augment_params": augment.defaults(),  # by policy, such as augment_params.mixup.alpha
             "train": {**OPTIMIZER, **retrain.DEFAULTS},  # the original's and the retrained's recipe
             "methods": {},  # see `methods`
             "eval": {
@@ -102,6 +103,13 @@ def _merge(settings: dict[str, Any], changes: Mapping[str, Any], where: str) -> 
     return settings
 
 
+def _numbers(kind: type | tuple[type, ...], low: float = -math.inf) -> Callable[[Any], bool]:
+    """Whether a value is a tuple of numbers of that kind, none below `low`."""
+    return lambda value: (
+        all(isinstance(each, kind) for each in value) and min(value, default=0) >= low
+    )
+
+
 _POSITIVE: Rule = (lambda value: value > 0, "more than 0")
 _COUNT: Rule = (lambda value: value >= 1, "1 or more")
 _FROM_0: Rule = (lambda value: value >= 0, "0 or more")
@@ -118,16 +126,26 @@ OPTIMIZER_RULES: dict[str, Rule] = {
 RULES: dict[str, Rule] = {
     "name": (lambda value: bool(value) and "/" not in value, "a word without /"),
     "seeds": (
-        lambda value: len(value) == len(set(value)) > 0 and min(value) >= 0,
-        "different numbers, 0 or more, at least one",
+        lambda value: len(value) == len(set(value)) > 0 and _numbers(int, 0)(value),
+        "different whole numbers, 0 or more, at least one",
     ),
     "devices": _FROM_0,
     "checkpoint_every": _COUNT,
     "data.count": (lambda value: value >= 10, "10 or more"),
-    "data.std": (lambda value: len(value) in (1, 3) and min(value) > 0, "1 or 3 numbers above 0"),
-    "data.mean": (lambda value: len(value) in (1, 3), "1 or 3 numbers"),
+    "data.std": (
+        lambda value: len(value) in (1, 3) and _numbers((int, float))(value) and min(value) > 0,
+        "1 or 3 numbers above 0",
+    ),
+    "data.mean": (
+        lambda value: len(value) in (1, 3) and _numbers((int, float))(value),
+        "1 or 3 numbers",
+    ),
+    "data.malignant": (_numbers(int, 0), "labels, whole numbers from 0"),
     "data.seed": _FROM_0,
     "forget.seed": _FROM_0,
+    "forget.fractions": (_numbers((int, float), 0), "numbers from 0 to below 1, one a class"),
+    "forget.classes": (_numbers(int, 0), "labels, whole numbers from 0"),
+    "forget.groups": (_numbers(int), "whole numbers"),
     "eval.batch_size": _COUNT,
     "eval.scenarios": (
         lambda value: all(len(pair) == 2 and min(pair) > 0 for pair in value),

@@ -54,6 +54,9 @@ def test_same_arguments_give_the_identical_function():
     assert a is augment.build(("crop_flip",), crop_flip={"padding": 0.25})
     assert a is not augment.build("crop_flip")
     assert augment.build("none") is augment.build(()) is augment.build(("none",))
+    given = augment.defaults()  # as the library's config spells them out
+    for name, scenario in SCENARIOS.items():
+        assert augment.chain(name, **given) == tuple((policy, ()) for policy in scenario)
     area = {"area": [0.1, 0.2]}  # as a config read from JSON has it
     assert augment.build("random_erasing", random_erasing=area) is augment.build(
         "random_erasing", random_erasing={"area": (0.1, 0.2)}
@@ -101,6 +104,7 @@ def test_wrong_name_is_one_line_that_helps(names, params, message):
         ("augmix", {"depth": 0}, "depth 0; allowed"),
         ("random_erasing", {"p": 2}, "p 2, .*allowed"),
         ("random_erasing", {"area": (0.5, 0.2)}, "allowed: .*areas"),
+        ("random_erasing", {"area": ("a", 0.2)}, ".*not supported between"),
         ("random_erasing", {"fill": 256}, "fill 256; allowed: a level"),
         ("mixup", {"alpha": 0}, "alpha 0; allowed: more than 0"),
         ("cutmix", {"alpha": -1}, "alpha -1; allowed: more than 0"),

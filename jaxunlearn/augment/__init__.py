@@ -13,7 +13,7 @@ import jax
 from jax import Array
 
 from jaxunlearn.augment import policies
-from jaxunlearn.errors import unknown
+from jaxunlearn.errors import UserError, unknown
 
 Augment = Callable[[Array, Array, Array], tuple[Array, Array]]
 
@@ -67,6 +67,17 @@ def build(names: tuple[str, ...] | str, **params: Mapping[str, Any]) -> Augment:
     return build_chain(chain(names, **params))
 
 
+def defaults() -> dict[str, dict[str, Any]]:
+    """The parameters of every policy that has any, with their defaults."""
+    return {name: params for name in POLICIES if (params := _defaults(name))}
+
+
+def _defaults(name: str) -> dict[str, Any]:
+    """A policy's parameters with their defaults."""
+    parameters = inspect.signature(POLICIES[name]).parameters.values()
+    return {parameter.name: parameter.default for parameter in parameters}
+
+
 def chain(names: tuple[str, ...] | str, **params: Mapping[str, Any]) -> Chain:
     """The policies that the arguments of `build` come down to; equal where these mean the same."""
     if isinstance(names, str):
@@ -78,19 +89,24 @@ def chain(names: tuple[str, ...] | str, **params: Mapping[str, Any]) -> Chain:
             raise unknown("augmentation", name, POLICIES)
     frozen = {}
     for name, given in params.items():
-        allowed = inspect.signature(POLICIES[name]).parameters
+        default = _defaults(name)
         for param in given:
-            if param not in allowed:
-                raise unknown(f"parameter of {name}", param, allowed)
+            if param not in default:
+                raise unknown(f"parameter of {name}", param, default)
         items = [(p, tuple(v) if isinstance(v, list) else v) for p, v in given.items()]
-        frozen[name] = tuple(sorted(items))
+        frozen[name] = tuple(sorted((p, v) for p, v in items if v != default[p]))
     return tuple((name, frozen.get(name, ())) for name in names if name != "none")
 
 
 @functools.cache
 def build_chain(chain: Chain) -> Augment:
     """The augmentation of a chain; one object a chain."""
-    pairs = [POLICIES[name](**dict(params)) for name, params in chain]
+    pairs = []
+    for name, params in chain:
+        try:
+            pairs.append(POLICIES[name](**dict(params)))
+        except TypeError as error:
+            raise UserError(f"augmentation {name}: {dict(params)}: {error}") from error
 
     def augment(images, targets, key):
         for i, (draw, apply) in enumerate(pairs):
