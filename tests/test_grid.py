@@ -50,7 +50,7 @@ def finished(tmp_path_factory):
             made.append(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(augment.POLICIES, "crop_flip", lambda: (draw, counted))
+        patch.setitem(augment.POLICIES, "crop_flip", lambda padding=4 / 32: (draw, counted))
         patch.setattr(training, "Programs", Programs)
         augment.build_chain.cache_clear()
         report, text = run(make_config(toy.write_npz(root / "data.npz")), root / "run")
