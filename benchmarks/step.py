@@ -41,7 +41,7 @@ def ours(width: int, batch: int, images: np.ndarray, labels: np.ndarray, plain: 
     on_device = devices.replicate(images, programs.mesh)
     variables = training.fresh(setup, on_device, 0, programs)
     state = training.start_state(variables, setup, programs.mesh)
-    order, weight = training.batches(np.arange(len(images)), batch, 1)
+    order, weight = training.batches(np.arange(len(images)), batch)
     epoch = training.Epoch(
         devices.shard_batches(order, programs.mesh),
         devices.shard_batches(weight, programs.mesh),

@@ -14,6 +14,8 @@ def get_config():
     config.data.name = "cifar100"
     config.data.mean = (0.5071, 0.4865, 0.4409)
     config.data.std = (0.2673, 0.2564, 0.2762)
+    # The levels that this mean makes 0.
+    config.augment_params.random_erasing.fill = (129, 124, 112)
     config.forget.balanced = False
     config.axes = (("augment", tuple(SCENARIOS)), ("forget.fraction", (0.1, 0.5)))
     config.eval.attack = "svc"

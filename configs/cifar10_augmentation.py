@@ -14,6 +14,8 @@ def get_config():
     config.data.name = "cifar10"
     config.data.mean = (0.4914, 0.4822, 0.4465)
     config.data.std = (0.2470, 0.2435, 0.2616)
+    # The levels that this mean makes 0.
+    config.augment_params.random_erasing.fill = (125, 123, 114)
     config.forget.balanced = False
     config.axes = (("augment", tuple(SCENARIOS)), ("forget.fraction", (0.1, 0.5)))
     config.eval.attack = "svc"

@@ -89,18 +89,26 @@ def methods(**entries: Mapping[str, Any]) -> ConfigDict:
         if method not in METHODS:
             raise unknown("method", method, METHODS)
         settings = {"method": method, **OPTIMIZER, **copy.deepcopy(METHODS[method].defaults)}
-        filled[name] = ConfigDict(_merge(settings, changes, f"methods.{name}"))
+        filled[name] = ConfigDict(settings)
+        _change(filled[name], changes, f"methods.{name}")
     return ConfigDict(filled, sort_keys=False)  # results show them in this order
 
 
-def _merge(settings: dict[str, Any], changes: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The settings with the changes, each of which must have a default."""
+def _change(settings: ConfigDict, changes: Any, where: str) -> None:
+    """Makes the changes, each of which must have a default of its type."""
+    if not isinstance(changes, Mapping):
+        raise UserError(f"{where} is {changes!r}; allowed: a dict of settings")
     for field, value in changes.items():
         if field not in settings:
             raise unknown(f"field of {where}", field, settings)
-        nested = isinstance(settings[field], dict)
-        settings[field] = _merge(settings[field], value, f"{where}.{field}") if nested else value
-    return settings
+        if isinstance(settings[field], ConfigDict):
+            _change(settings[field], value, f"{where}.{field}")
+            continue
+        try:
+            settings[field] = value
+        except TypeError as error:
+            kind = type(settings[field]).__name__
+            raise UserError(f"{where}.{field} is {value!r}; allowed: {kind}") from error
 
 
 def _numbers(kind: type | tuple[type, ...], low: float = -math.inf) -> Callable[[Any], bool]:
@@ -126,7 +134,9 @@ OPTIMIZER_RULES: dict[str, Rule] = {
 RULES: dict[str, Rule] = {
     "name": (lambda value: bool(value) and "/" not in value, "a word without /"),
     "seeds": (
-        lambda value: len(value) == len(set(value)) > 0 and _numbers(int, 0)(value),
+        lambda value: (
+            len(value) == len(set(value)) > 0 and _numbers(int, 0)(value) and max(value) < 2**32
+        ),  # JAX's keys take no more
         "different whole numbers, 0 or more, at least one",
     ),
     "devices": _FROM_0,
@@ -148,17 +158,20 @@ RULES: dict[str, Rule] = {
     "forget.groups": (_numbers(int), "whole numbers"),
     "eval.batch_size": _COUNT,
     "eval.scenarios": (
-        lambda value: all(len(pair) == 2 and min(pair) > 0 for pair in value),
-        "pairs (C_FN, C_FP) of numbers above 0",
+        lambda value: len(value) > 0 and all(len(pair) == 2 and min(pair) > 0 for pair in value),
+        "pairs (C_FN, C_FP) of numbers above 0, at least one",
     ),
 }
 
 
 def check(config: ConfigDict) -> None:
-    """Raises `UserError` at the first setting that is out of range."""
+    """Raises `UserError` at the first setting that is missing or out of range."""
+    _check_sections(config, default(), "config")
     _check_rules(config, RULES, "config")
     _check_rules(config.train, {**OPTIMIZER_RULES, **retrain.RULES}, "config.train")
     for name, settings in config.methods.items():
+        if not isinstance(settings, ConfigDict) or "method" not in settings:
+            raise UserError(f"config.methods.{name} is no method; make it by config.methods(…)")
         if settings.method not in METHODS:
             raise unknown("method", settings.method, METHODS)
         if name in ("original", "retrained") or "/" in name:
@@ -186,14 +199,29 @@ def augment_chain(config: ConfigDict) -> augment.Chain:
     return augment.chain(names, **config.augment_params.to_dict())
 
 
+def _check_sections(config: Any, defaults: ConfigDict, where: str) -> None:
+    """Raises unless the config has all that the defaults have; what `methods` holds is its own."""
+    for field, value in defaults.items():
+        if field not in config:
+            raise UserError(f"{where}.{field} is missing; build the config on config.default()")
+        if isinstance(value, ConfigDict):
+            if not isinstance(config[field], ConfigDict):
+                raise UserError(
+                    f"{where}.{field} is {config[field]!r}; allowed: a section, set by field"
+                )
+            _check_sections(config[field], value, f"{where}.{field}")
+
+
 def _check_rules(config: ConfigDict, rules: dict[str, Rule], where: str) -> None:
     """Holds each rule against its field, where the config has one."""
     for path, (fits, allowed) in rules.items():
-        value: Any = config
-        for part in path.split("."):
-            value = value.get(part) if isinstance(value, ConfigDict) else None
-        if value is None:
+        *sections, field = path.split(".")
+        section: Any = config
+        for part in sections:
+            section = section.get(part, {})
+        if field not in section:
             continue
+        value = section[field]
         try:
             good = fits(value)
         except (TypeError, ValueError):

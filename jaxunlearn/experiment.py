@@ -52,28 +52,30 @@ def run(config: ConfigDict, workdir: str | Path, console: Console | None = None)
       UserError: the config, the data or the working directory is not as it must be; or training
         diverged.
     """
-    console, workdir = console or Console(), Path(workdir)
+    console, workdir = console or Console(), Path(workdir).expanduser()
     config_lib.check(config)
+    programs = training.Programs(devices.make_mesh(config.devices))
     cells = grid.cells(config)
     datasets: dict[str, data.Dataset] = {}
     splits = []
-    for cell in cells:  # all of them before anything is trained
+    for cell in cells:  # all that can be wrong, before anything is trained or written
         config_lib.check(cell.config)
         source = cell.config.data.to_json()
         if source not in datasets:
             datasets[source] = data.load(cell.config.data)
+        _check_fit(cell.config, datasets[source], programs.mesh.size)
         splits.append(forget.resolve(cell.config.forget, datasets[source]))
-    programs = training.Programs(devices.make_mesh(config.devices))
+    folders = [workdir / "cells" / cell.label if config.axes else workdir for cell in cells]
     _claim(workdir, config)
-    store = Store(Path(config.store or workdir.absolute().parent / "store"), console.print)
+    for folder, cell in zip(folders, cells, strict=True):
+        _claim(folder, cell.config)
+    where = Path(config.store).expanduser() if config.store else workdir.absolute().parent / "store"
+    store = Store(where, console.print)
 
     reports = []
-    for number, (cell, (split, notes)) in enumerate(zip(cells, splits, strict=True), start=1):
-        folder = workdir
+    for i, (cell, folder, (split, notes)) in enumerate(zip(cells, folders, splits, strict=True)):
         if config.axes:
-            folder = workdir / "cells" / cell.label
-            _claim(folder, cell.config)
-            console.rule(f"{number} of {len(cells)}: {cell.label}", align="left")
+            console.rule(f"{i + 1} of {len(cells)}: {cell.label}", align="left")
         dataset = datasets[cell.config.data.to_json()]
         lab = Lab(cell.config, dataset, split, programs, store, folder, console)
         reports.append(lab.run(notes))
@@ -211,6 +213,7 @@ class Lab:
         key = make_key(fields)
         path = self.store.get(key)
         if path is not None:
+            self.store.remove(f"{key}.pass-*")  # left where a run was killed at the very end
             self.console.print(f"seed {seed} · {name}: in the store", highlight=False)
             return Stored(key, path)
         dataset, setup, programs = self.dataset, self.setup(settings), self.programs
@@ -229,15 +232,20 @@ class Lab:
             programs=programs,
             shared=shared,
         )
+        resume = self._resume(key)
         saved = shared.seconds_saved
+
+        def own_seconds(seconds):
+            """With the share of what other methods computed; a resumed run has it already."""
+            return seconds if resume else seconds + shared.seconds_saved - saved
 
         def checkpoint(done, state, history, seconds):
             if done % self.config.checkpoint_every == 0:
-                meta = {"done": done, "history": history, "seconds": seconds}
+                meta = {"done": done, "history": history, "seconds": own_seconds(seconds)}
                 leaves = jax.device_get(jax.tree.leaves(state))
                 kept = f"{key}.pass-{done:06d}"
                 self.store.put(kept, meta=meta, trees={"state": leaves})
-                self.store.remove(f"{key}.pass-*", but=kept)
+                self.store.remove(f"{key}.pass-*", before=kept)
 
         with progress(self.console, f"seed {seed} · {name}") as update:
             try:
@@ -250,7 +258,7 @@ class Lab:
                     seed=seed,
                     programs=programs,
                     progress=update,
-                    resume=self._resume(key),
+                    resume=resume,
                     checkpoint=checkpoint,
                 )
             except training.DivergedError as error:
@@ -273,7 +281,7 @@ class Lab:
         meta = {
             "key": key,
             "fields": fields,
-            "seconds": result.seconds + shared.seconds_saved - saved,
+            "seconds": own_seconds(result.seconds),
             "compile_seconds": result.compile_seconds,
             "history": result.history,
         }
@@ -290,10 +298,14 @@ class Lab:
         """The furthest intact point of an interrupted run."""
         for path in sorted(self.store.root.glob(f"{key}.pass-??????"), reverse=True):
             entry = self.store.get(path.name)
-            if entry is not None:
-                meta = read_meta(entry)
-                self.console.print(f"resumed after epoch {len(meta['history'])}", highlight=False)
-                return meta["done"], load_tree(entry / "state"), meta["history"], meta["seconds"]
+            if entry is None:
+                continue
+            try:
+                meta, leaves = read_meta(entry), load_tree(entry / "state")
+            except OSError:  # another run has gone further, and removed it
+                continue
+            self.console.print(f"resumed after epoch {len(meta['history'])}", highlight=False)
+            return meta["done"], leaves, meta["history"], meta["seconds"]
         return None
 
     def judge(self, name: str, seed: int, model: Stored) -> dict[str, Any]:
@@ -380,12 +392,42 @@ def _write(report: dict[str, Any], workdir: Path) -> None:
     write_text(workdir / "metrics.json", json.dumps(report, indent=1, allow_nan=False))
 
 
+def _check_fit(config: ConfigDict, dataset: data.Dataset, num_devices: int) -> None:
+    """Raises where settings that are right for themselves do not fit the data or the devices."""
+    channels = dataset.train.images.shape[-1]
+    for field in ("mean", "std"):
+        given = config.data[field]
+        if len(given) not in (1, channels):
+            raise UserError(
+                f"config.data.{field} is {given} for images of {channels} channels; allowed: 1 or "
+                f"{channels} numbers"
+            )
+    policies = [policy for policy, _ in config_lib.augment_chain(config)]
+    sizes = {"train": config.train.batch_size}
+    for name, settings in config.methods.items():
+        METHODS[settings.method].check(dataset, policies)
+        sizes[f"methods.{name}"] = settings.batch_size
+    for section, size in sizes.items():
+        if size % num_devices:
+            raise UserError(
+                f"config.{section}.batch_size is {size} on {num_devices} devices; allowed: "
+                f"multiples of {num_devices}"
+            )
+
+
 def _claim(workdir: Path, config: ConfigDict) -> None:
     """Makes the working directory, or sees that it holds a run of this very config."""
     mine = json.loads(json.dumps(config.to_dict()))
     kept = workdir / "config.json"
-    if kept.exists():
-        theirs = json.loads(kept.read_text())
+    try:
+        theirs = json.loads(kept.read_text()) if kept.exists() else None
+        if theirs is not None and not isinstance(theirs, dict):
+            raise ValueError
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{kept} cannot be read as a run's config; give another --workdir, or remove it"
+        ) from error
+    if theirs is not None:
         for incidental in INCIDENTAL:
             theirs.pop(incidental, None)
         changed = [

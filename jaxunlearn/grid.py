@@ -9,6 +9,7 @@ settings equal.
 """
 
 import copy
+import hashlib
 import itertools
 import re
 from typing import Any, NamedTuple
@@ -32,12 +33,22 @@ class Cell(NamedTuple):
     def label(self) -> str:
         """The point as one word, good for a folder's name."""
         text = ",".join(f"{field}={value_name(value)}" for field, value in self.point.items())
-        return re.sub(r"[^\w.=+,-]", "_", text)
+        text = re.sub(r"[^\w.=+,-]", "_", text)
+        if len(text) > 150:  # no file system takes more than 255 bytes
+            text = f"{text[:140]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+        return text
 
 
 def value_name(value: Any) -> str:
     """A value as results name it."""
-    return "+".join(map(value_name, value)) if isinstance(value, tuple | list) else str(value)
+    if isinstance(value, tuple | list):
+        # A tuple of one is another thing than what is in it: a policy alone, not the scenario.
+        return (
+            "+".join(map(value_name, value))
+            if len(value) > 1
+            else f"({', '.join(map(str, value))})"
+        )
+    return str(value)
 
 
 def cells(config: ConfigDict) -> list[Cell]:
@@ -49,8 +60,12 @@ def cells(config: ConfigDict) -> list[Cell]:
     """
     if not config.axes:
         return [Cell({}, config)]
+    if not len(config.methods):
+        raise UserError(
+            "config.axes makes a grid, which compares methods, and config.methods is empty"
+        )
     for axis in config.axes:
-        _check_axis(axis, config)
+        _check_axis(axis)
     fields = [field for field, _ in config.axes]
     if len(set(fields)) < len(fields):
         raise UserError(f"config.axes names a field twice: {', '.join(fields)}; name each once")
@@ -68,7 +83,7 @@ def cells(config: ConfigDict) -> list[Cell]:
     return made
 
 
-def _check_axis(axis: Any, config: ConfigDict) -> None:
+def _check_axis(axis: Any) -> None:
     """Raises unless the axis is a field that can vary, and its values."""
     pair = isinstance(axis, tuple | list) and len(axis) == 2
     if not (pair and isinstance(axis[0], str) and isinstance(axis[1], tuple | list) and axis[1]):
@@ -90,6 +105,8 @@ def _set(config: ConfigDict, field: str, value: Any) -> None:
         inner: Any = config
         for part in path:
             inner = getattr(inner, part)
+        if isinstance(getattr(inner, last), ConfigDict):
+            raise TypeError("it is a section; name one of its fields")
         setattr(inner, last, value)
     except (AttributeError, TypeError, ValueError) as error:
         reason = " ".join(str(error.args[0]).split())
@@ -136,7 +153,7 @@ def merge(config: ConfigDict, points: list[Cell], reports: list[dict[str, Any]])
     return {
         "name": config.name,
         "axes": [[field, list(values)] for field, values in config.axes],
-        **{name: reports[0][name] for name in ("seeds", "versions", "device", "attack")},
+        **{name: reports[0][name] for name in ("seeds", "versions", "device")},
         "notes": list(dict.fromkeys(note for report in reports for note in report["notes"])),
         "cells": entries,
     }

@@ -39,20 +39,15 @@ def parse(argv: list[str]) -> list[str]:
         return app.parse_flags_with_usage(argv)
     try:
         rest = flags.FLAGS(argv)
-        if CONFIG.value is None:
+        if not flags.FLAGS["config"].present:
             fail("no config given; give one such as --config=configs/quickstart.py")
+        if CONFIG.value is None:
+            fail("the config's get_config() returned None; end it by `return config`")
         _ = CONFIG.value.name  # a file that could not be loaded says so only when it is read
         return rest
-    except (
-        flags.Error,
-        UserError,
-        LookupError,
-        AttributeError,
-        TypeError,
-        ValueError,
-        OSError,
-    ) as error:
-        text = str(error.args[0] if isinstance(error, LookupError | AttributeError) else error)
+    except Exception as error:  # a config file is the user's own code, and may raise anything
+        quoted = isinstance(error, LookupError | AttributeError) and error.args
+        text = str(error.args[0] if quoted else error) or type(error).__name__
         if "Traceback" in text:  # a config file's own failure: what went wrong is its last line
             text = text[: text.index("Traceback")] + text.strip().splitlines()[-1]
         fail(f"the flags are not understood: {' '.join(text.split())}")

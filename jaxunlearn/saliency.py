@@ -54,7 +54,7 @@ def forget_gradient(task: Task) -> Any:
     computes it (Fan et al. 2024, https://arxiv.org/abs/2310.12508, eq. 4).
     """
     mesh, setup = task.programs.mesh, task.setup
-    order, weight = batches(task.split.forget, setup.batch_size, mesh.size)
+    order, weight = batches(task.split.forget, setup.batch_size)
     rows = (devices.shard_batches(order, mesh), devices.shard_batches(weight, mesh))
     zeros = jax.tree.map(np.zeros_like, task.original["params"])
     total, variables, labels, positions = devices.replicate(
@@ -90,7 +90,8 @@ def saliency_mask(task: Task, config: Any) -> Any:
       task: the original and its forget set.
       config: `ratio`, `scope`, `compat`: see `DEFAULTS`.
     """
-    gradient = task.shared.get("forget gradient", lambda: forget_gradient(task), task.programs)
+    what = f"forget gradient by batches of {task.setup.batch_size}"
+    gradient = task.shared.get(what, lambda: forget_gradient(task), task.programs)
     leaves, structure = jax.tree.flatten(gradient)
     if config.scope == "per_layer":
         masks = [top(leaf.ravel(), config.ratio) for leaf in leaves]

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 import uuid
@@ -22,6 +23,7 @@ import numpy as np
 from jaxunlearn.errors import UserError
 
 FORMAT = 1  # part of every key: raise it when an entry's meaning changes
+TEMPORARY = re.compile(r"\.[0-9a-f]{32}(\.pass-\d{6})?\.[0-9a-f]{32}")  # what `put` is writing
 ABANDONED = 24 * 3600  # seconds after which no run is still writing an entry
 
 
@@ -83,9 +85,12 @@ class Store:
             raise UserError(
                 f"the store {root} cannot be made ({error.strerror}); set store"
             ) from error
+        if not os.access(root, os.W_OK):
+            raise UserError(f"the store {root} cannot be written; set store")
         for path in root.glob(".*"):  # half-written, perhaps by a run that was killed
             with contextlib.suppress(OSError):  # gone in the meantime
-                if time.time() - path.stat().st_mtime > ABANDONED:
+                old = time.time() - path.stat().st_mtime > ABANDONED
+                if old and TEMPORARY.fullmatch(path.name):
                     shutil.rmtree(path, ignore_errors=True)
 
     def get(self, key: str) -> Path | None:
@@ -101,7 +106,10 @@ class Store:
         if intact:
             return path
         aside = path.with_name(f"{key}.damaged-{uuid.uuid4().hex[:8]}")
-        os.replace(path, aside)
+        try:
+            os.replace(path, aside)
+        except FileNotFoundError:
+            return None  # not damaged: another run was removing it
         self.notice(f"the stored entry {key} was damaged: set aside as {aside.name}, and made anew")
         return None
 
@@ -133,10 +141,10 @@ class Store:
             shutil.rmtree(temporary, ignore_errors=True)
         return path
 
-    def remove(self, pattern: str, but: str = "") -> None:
-        """Removes the entries whose names fit the pattern, but one."""
+    def remove(self, pattern: str, before: str = "~") -> None:
+        """Removes the entries whose names fit the pattern and sort before a name."""
         for path in self.root.glob(pattern):
-            if path.name != but:
+            if path.name < before:
                 shutil.rmtree(path, ignore_errors=True)
 
     @staticmethod

@@ -214,24 +214,19 @@ def fresh(setup: Setup, images: jax.Array, seed: int, programs: Programs) -> Var
     return programs(setup.model.init, *args)(*args)
 
 
-def batches(indices: np.ndarray, batch_size: int, devices: int) -> tuple[np.ndarray, np.ndarray]:
+def batches(indices: np.ndarray, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
     """Cuts indices `[M]` into batches: (int32 `[steps, batch]`, float32 weight `[steps, batch]`).
 
-    The last batch is filled up with the first examples again at weight 0: real images, so that
-    batch norm's moments stay those of the set, but none of them counts in a loss or a metric.
+    The last batch is filled up with the examples again, from the first on, at weight 0: real
+    images, so that batch norm's moments stay those of the set, but none of them counts in a loss or
+    a metric.
     """
-    if batch_size % devices:
-        raise UserError(
-            f"batch_size is {batch_size} on {devices} devices; allowed: multiples of {devices}"
-        )
-    # A set smaller than a batch makes one small batch, a multiple of the devices.
-    size = min(batch_size, -(-len(indices) // devices) * devices)
-    steps = -(-len(indices) // size)
-    weight = np.arange(steps * size) < len(indices)
-    order = np.resize(indices, steps * size)
+    steps = -(-len(indices) // batch_size)
+    weight = np.arange(steps * batch_size) < len(indices)
+    order = np.resize(indices, steps * batch_size)
     return (
-        order.reshape(steps, size).astype(np.int32),
-        weight.reshape(steps, size).astype(np.float32),
+        order.reshape(steps, batch_size).astype(np.int32),
+        weight.reshape(steps, batch_size).astype(np.float32),
     )
 
 
@@ -286,7 +281,8 @@ def make_step(setup: Setup, objective: Objective, mask_gradient: bool) -> Callab
         (loss, (logits, model_state)), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
             state.params
         )
-        finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradient))
+        gradient_norm = optax.tree.norm(gradient)
+        finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
         if mask_gradient:
             gradient = jax.tree.map(lambda g, m: jnp.where(m, g, 0), gradient, mask)
         direction, opt_state = tx.update(gradient, state.opt_state, state.params)
@@ -306,6 +302,7 @@ def make_step(setup: Setup, objective: Objective, mask_gradient: bool) -> Callab
             "correct": correct,
             "count": jnp.sum(weight),
             "finite": finite,
+            "gradient_norm": gradient_norm,
         }
         return TrainState(params, model_state, opt_state, state.position + 1), metrics
 
@@ -421,7 +418,7 @@ def _run_pass(
     """One epoch over the pass's examples, in an order drawn for this pass."""
     mesh = programs.mesh
     indices = stage_rng(stage, seed, epoch_number).permutation(action.indices)
-    order, weight = batches(indices, setup.batch_size, mesh.size)
+    order, weight = batches(indices, setup.batch_size)
     steps, size = order.shape
     spare = ((0, max(0, -(-len(images) // size) - steps)), (0, 0))
     epoch = Epoch(
@@ -470,7 +467,8 @@ def _run_pass(
     if not values["finite"].all():
         step_number = int(np.argmin(values["finite"]))
         raise DivergedError(
-            f"the loss became {values['loss'][step_number]} in epoch {epoch_number + 1}, step "
+            f"the loss became {values['loss'][step_number]} and its gradient "
+            f"{values['gradient_norm'][step_number]} in epoch {epoch_number + 1}, step "
             f"{step_number + 1} of {steps} (learning rate {action.lr:g}); a lower learning "
             "rate is the usual mend",
             jax.device_get(state.variables),
@@ -514,7 +512,9 @@ def predict(
     """Returns logits float32 `[N, num_classes]` of images uint8 `[N, H, W, C]`, not in training."""
     mesh = programs.mesh
     count = len(images)
-    order, _ = batches(np.arange(count), -(-batch_size // mesh.size) * mesh.size, mesh.size)
+    # No larger than need be, and one that the devices can split.
+    batch_size = -(-min(batch_size, count) // mesh.size) * mesh.size
+    order, _ = batches(np.arange(count), batch_size)
     variables, images, positions = devices.replicate(
         (variables, images, list(np.arange(len(order), dtype=np.int32))), mesh
     )

@@ -105,7 +105,7 @@ def test_wrong_name_is_one_line_that_helps(names, params, message):
         ("random_erasing", {"p": 2}, "p 2, .*allowed"),
         ("random_erasing", {"area": (0.5, 0.2)}, "allowed: .*areas"),
         ("random_erasing", {"area": ("a", 0.2)}, ".*not supported between"),
-        ("random_erasing", {"fill": 256}, "fill 256; allowed: a level"),
+        ("random_erasing", {"fill": (256,)}, r"fill \(256,\); allowed: 1 or 3 levels"),
         ("mixup", {"alpha": 0}, "alpha 0; allowed: more than 0"),
         ("cutmix", {"alpha": -1}, "alpha -1; allowed: more than 0"),
         ("stain_jitter", {"sigma": 1}, "sigma 1; allowed: 0 to below 1"),

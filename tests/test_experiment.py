@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import sklearn.svm
 import toy
+from ml_collections import ConfigDict
 from rich.console import Console
 
 from jaxunlearn import config as config_lib
@@ -228,6 +229,10 @@ def config(tmp_path):
         ("train.optimizer", "sdg", r"config\.train\.optimizer is 'sdg'; allowed: sgd, adam, adamw"),
         ("train.schedule", "cosin", r"config\.train\.schedule is 'cosin'; allowed: constant, cos"),
         ("methods.finetune.epochs", -1, r"config\.methods\.finetune\.epochs is -1; allowed: 0"),
+        ("seeds", (2**32,), r"config\.seeds is .*allowed: different whole numbers"),
+        ("eval.scenarios", (), r"config\.eval\.scenarios is \(\); allowed: pairs"),
+        ("data.mean", (0.5, 0.5, 0.5), r"config\.data\.mean is .*images of 1 channels; allowed: 1"),
+        ("train.batch_size", 0, r"config\.train\.batch_size is 0; allowed: 1 or more"),
         ("seeds", ("a",), r"config\.seeds is \('a',\); allowed: different whole numbers"),
         ("seeds", (1.5,), r"config\.seeds is \(1\.5,\); allowed: different whole numbers"),
         ("data.malignant", ("a",), r"config\.data\.malignant is \('a',\); allowed: labels"),
@@ -256,6 +261,60 @@ def test_a_wrong_setting_is_one_clear_line_and_leaves_nothing(
         run(config, tmp_path / "run")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists() and not (tmp_path / "store").exists()
+
+
+def test_what_only_the_data_or_the_devices_can_tell_is_told_before_training(config, tmp_path):
+    config.methods = config_lib.methods(salun_cra=FAST)
+    config.data.malignant = ()
+    with pytest.raises(UserError, match="salun_cra on data: 0 of 2 classes are malignant"):
+        run(config, tmp_path / "run")
+    config.methods = config_lib.methods(finetune={"batch_size": 6})
+    config.devices = 4
+    with pytest.raises(UserError, match=r"methods\.finetune\.batch_size is 6 on 4 devices"):
+        run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists() and not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(
+    "section, value, message",
+    [
+        ("methods", {"salun": {}}, r"config\.methods\.salun is no method; make it by"),
+        ("methods", {"salun": 3}, r"config\.methods\.salun is no method; make it by"),
+        ("forget", {"fraction": 0.1}, r"config\.forget\.\w+ is missing; build the config on"),
+        ("augment_params", {"mixup": 3}, r"config\.augment_params\.\w+ is missing"),
+    ],
+)
+def test_sections_that_were_replaced(config, tmp_path, section, value, message):
+    config = ConfigDict({**config.to_dict(), section: value})
+    with pytest.raises(UserError, match=message):
+        run(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"epochs": 2.5}, r"methods\.salun\.epochs is 2\.5; allowed: int"),
+        ({"relabel": {"exclude_true": "no"}}, r"exclude_true is 'no'; allowed: bool"),
+        ({"mask": 0.5}, r"methods\.salun\.mask is 0\.5; allowed: a dict of settings"),
+    ],
+)
+def test_settings_of_methods_keep_their_types(changes, message):
+    with pytest.raises(UserError, match=message):
+        config_lib.methods(salun=changes)
+
+
+def test_none_is_no_value(config, tmp_path):
+    config.train.lr = None
+    with pytest.raises(UserError, match=r"config\.train\.lr is None; allowed: more than 0"):
+        run(config, tmp_path / "run")
+
+
+def test_a_workdir_with_a_config_of_something_else(config, tmp_path):
+    (tmp_path / "run").mkdir()
+    for text in ("{", "[1]"):
+        (tmp_path / "run" / "config.json").write_text(text)
+        with pytest.raises(UserError, match=r"config\.json cannot be read as a run's config"):
+            run(config, tmp_path / "run")
 
 
 def test_misspelt_fields_and_methods_name_the_near_ones():

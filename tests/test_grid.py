@@ -92,6 +92,7 @@ def test_tuples_are_values_of_augment():
         ((("forget.fraction", ("x",)),), r"forget\.fraction='x': .*cannot be casted to type"),
         ((("forget.fraction", (0.1, 1.5)),), r"fraction: 1\.5; allowed"),
         ((("augment", ("none", "crop_flop")),), r"unknown augmentation 'crop_flop'"),
+        ((("forget", ({"fraction": 0.1},)),), r"it is a section; name one of its fields"),
         ((("seeds", ((0,), (1,))),), r"varies 'seeds', which is one for the whole grid"),
         ((("augment", ("none",)), ("augment", ("none",))), r"names a field twice"),
         ((("augment", ("none", "none")),), r"gives two cells one name"),
@@ -103,6 +104,29 @@ def test_wrong_axes_are_one_line_before_anything_is_made(tmp_path, axes, message
         run(config, tmp_path / "run")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists() and not (tmp_path / "store").exists()
+
+
+def test_a_grid_without_methods_is_told_at_once(tmp_path):
+    config = make_config(toy.write_npz(tmp_path / "data.npz"))
+    config.methods = {}
+    with pytest.raises(UserError, match=r"compares methods, and config\.methods is empty"):
+        run(config, tmp_path / "run")
+
+
+def test_a_policy_alone_is_named_apart_from_the_scenario_and_long_labels_are_cut():
+    axes = (("augment", ("trivialaugment", ("trivialaugment",))), ("data.path", ("a" * 300, "b")))
+    labels = [cell.label for cell in grid.cells(make_config("x.npz", axes))]
+    assert len(set(labels)) == 4 and max(map(len, labels)) < 160
+    names = [grid.value_name(value) for value in axes[0][1]]
+    assert names == ["trivialaugment", "(trivialaugment)"]
+
+
+def test_titles_say_only_what_is_true_of_every_row(tmp_path):
+    axes = (("forget.fraction", (0.2, 0.5)), ("eval.attack", ("threshold",)))
+    config = make_config(toy.write_npz(tmp_path / "data.npz"), axes)
+    config.seeds = (0,)
+    _, text = run(config, tmp_path / "run")
+    assert "toy: data, eval.attack=threshold" in text and "training images to forget" not in text
 
 
 def test_a_grid_writes_its_cells_and_one_report(finished):

@@ -120,6 +120,24 @@ def test_what_a_user_gets_wrong_is_one_line_and_exit_code_2(tmp_path, flags, mes
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("import nosuchpackage", "No module named 'nosuchpackage'"),
+        ("def get_config(:", "invalid syntax"),
+        ("def get_config():\n    return 1 / 0", "division by zero"),
+        ("def get_config():\n    pass", "returned None; end it by `return config`"),
+        ("x = 1", "get_config"),
+    ],
+)
+def test_what_is_wrong_in_a_config_file_is_one_line(tmp_path, text, message):
+    (tmp_path / "config.py").write_text(text)
+    code, _, err = finish(f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / 'run'}")
+    *before, last = err.strip().splitlines()
+    assert code == 2 and last.startswith("jaxunlearn: ") and message in last, err
+    assert not before or "get_config() returned None" in before[-1]  # absl's own warning
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda p: p.stem)
 def test_every_config_loads_and_passes_the_check(path):
     from jaxunlearn import config as config_lib

@@ -8,6 +8,7 @@ import scipy.stats
 import toy
 
 from jaxunlearn import training
+from jaxunlearn.data.dataset import Dataset, Examples
 from jaxunlearn.errors import UserError
 from jaxunlearn.methods import METHODS, random_label, salun_cra
 from jaxunlearn.saliency import saliency_mask
@@ -213,16 +214,39 @@ def test_cra_marks_the_forgotten_malignant_examples_only():
     assert marked.size
 
 
-@pytest.mark.parametrize("target", salun_cra.TARGETS)
+@pytest.mark.parametrize(
+    "kind, expected",
+    [("entropy", [1 / 3] * 3), ("uniform", [1 / 3] * 3), ("risk_neutral", [0.25, 0.25, 0.5])],
+)
+def test_descending_the_cra_objective_ends_at_its_target(kind, expected):
+    objective = salun_cra.entropy_objective if kind == "entropy" else salun_cra.target_objective
+    batch = training.Batch(
+        None,
+        jax.nn.one_hot(jnp.array([2, 1]), 3),
+        jnp.ones(2),
+        {"malignant": jnp.array([True, False])},
+    )
+    context = {"weight": jnp.float32(1), "target": jnp.asarray(salun_cra.target(kind, 3, (2,)))}
+    gradient = jax.jit(jax.grad(lambda logits: objective(None, logits, batch, context)))
+    logits = jnp.array([[0.0, -1.0, 2.0], [1.0, 0.0, 0.5]])
+    for _ in range(200):
+        logits = logits - gradient(logits)
+    p = jax.nn.softmax(logits)
+    np.testing.assert_allclose(p[0], expected, atol=0.02)
+    assert p[1, 1] > 0.95  # the other example, by cross-entropy
+
+
+@pytest.mark.parametrize("target", ["uniform", "risk_neutral"])
 def test_cra_leaves_forgotten_malignant_examples_unsure_where_finetune_does_not(target):
+    """The entropy's gradient fades where a model is certain, as on this easy problem."""
+
     def entropy(variables):
         logits = training.predict(variables, task.images, task.setup, task.programs, 40)
         p = np.asarray(jax.nn.softmax(jnp.asarray(logits[rows])))
         return -(p * np.log(p)).sum(1).mean()
 
     task = toy.task()
-    # Not trained to certainty, where the gradient of the entropy fades.
-    trained = toy.unlearn("retrain", task, epochs=2, lr=0.02, batch_size=16).variables
+    trained = toy.unlearn("retrain", task, epochs=8, lr=0.1, batch_size=16).variables
     task = task._replace(original=jax.device_get(trained))
     rows = [i for i in range(10) if task.labels[i] == 2]
     values = {"epochs": 20, "lr": 0.05}
@@ -231,9 +255,29 @@ def test_cra_leaves_forgotten_malignant_examples_unsure_where_finetune_does_not(
     assert entropy(unlearned.variables) > 0.2 > 10 * entropy(finetuned.variables)
 
 
+def dataset(malignant):
+    examples = Examples(*toy.images_and_labels())
+    return Dataset("toy", examples, examples, examples, ("a", "b", "c"), malignant)
+
+
 @pytest.mark.parametrize("malignant", [(), (0, 1, 2)])
 def test_cra_without_both_kinds_is_a_users_error(malignant):
     with pytest.raises(
         UserError, match=r"needs at least one malignant and one benign .*data\.malig"
     ):
-        toy.unlearn("salun_cra", toy.task(malignant=malignant))
+        METHODS["salun_cra"].check(dataset(malignant), ())
+
+
+@pytest.mark.parametrize("policy", ["mixup", "cutmix"])
+def test_cra_does_not_take_mixed_examples(policy):
+    with pytest.raises(UserError, match=f"{policy} mixes examples; take one of them out"):
+        METHODS["salun_cra"].check(dataset((2,)), ("crop_flip", policy))
+    METHODS["salun_cra"].check(dataset((2,)), ("crop_flip", "trivialaugment"))
+
+
+def test_milestones_are_the_papers():
+    config = toy.settings("retrain", epochs=182, lr=1.0)
+    _, *actions = METHODS["retrain"].passes(toy.task(), config)
+    # ×0.1 at epochs 91 and 136 of 182
+    expected = [1.0] * 91 + [0.1] * 45 + [0.01] * 46
+    assert [action.lr for action in actions] == pytest.approx(expected)

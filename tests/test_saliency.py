@@ -82,3 +82,16 @@ def test_sharing_charges_the_time_to_all_who_use_it():
     assert task.shared.seconds_saved == 0.0
     saliency.saliency_mask(task, config)
     assert task.shared.seconds_saved > 0.0
+
+
+def test_the_gradient_of_other_batches_is_another_one():
+    """Means over batches depend on what is in a batch: nothing may be shared between sizes."""
+    task = toy.task()
+    small = task._replace(setup=toy.setup(batch_size=4))
+    config = toy.settings("salun").mask
+    first = saliency.saliency_mask(task, config)
+    assert not toy.same_bits(first, saliency.saliency_mask(small, config))
+    alone = toy.task(the_setup=toy.setup(batch_size=4))
+    assert toy.same_bits(
+        saliency.saliency_mask(small, config), saliency.saliency_mask(alone, config)
+    )

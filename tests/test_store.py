@@ -45,12 +45,15 @@ def test_lists_of_leaves_keep_their_order(shelf):
 
 
 def test_what_a_killed_run_left_half_written_is_removed_a_day_later(shelf):
-    old, new = shelf.root / ".a.pass-000002.1", shelf.root / ".b.2"
-    old.mkdir(), new.mkdir()
-    os.utime(old, (0, 0))
+    old = shelf.root / f".{'a' * 32}.pass-000002.{'0' * 32}"
+    new = shelf.root / f".{'b' * 32}.{'1' * 32}"
+    foreign = shelf.root / ".ssh"  # the store may be a folder that others use too
+    for folder in (old, new, foreign):
+        folder.mkdir()
+    os.utime(old, (0, 0)), os.utime(foreign, (0, 0))
     put(shelf)
     again = store.Store(shelf.root, print)
-    assert not old.exists() and new.exists() and again.get("k")
+    assert not old.exists() and new.exists() and foreign.exists() and again.get("k")
 
 
 def damage_a_file(entry):

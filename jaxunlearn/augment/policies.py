@@ -326,12 +326,13 @@ def random_erasing(
     p: float = 0.5,
     area: tuple[float, float] = (0.02, 0.33),
     aspect: tuple[float, float] = (0.3, 3.3),
-    fill: int = 128,
+    fill: tuple[int, ...] = (128,),
 ) -> Policy:
     """Erases a random box, with area a share of the image and aspect log-uniform.
 
     Zhong et al., 2017, https://arxiv.org/abs/1708.04896. The box is filled with the level that
-    (x / 255 − .5) / .5 normalises to nearest 0; give `fill` for another normalisation.
+    (x / 255 − .5) / .5 normalises to nearest 0; for other means give `fill`, one level for all
+    channels or one for each.
     """
     _require(
         0 <= p <= 1 and 0 < area[0] <= area[1] < 1 and 0 < aspect[0] <= aspect[1],
@@ -339,7 +340,12 @@ def random_erasing(
         f"p {p}, area {area}, aspect {aspect}",
         "p 0 to 1, areas (low, high) in 0 to 1, aspects (low, high) above 0",
     )
-    _require(0 <= fill <= 255, "random_erasing", f"fill {fill}", "a level, 0 to 255")
+    _require(
+        len(fill) in (1, 3) and 0 <= min(fill) <= max(fill) <= 255,
+        "random_erasing",
+        f"fill {fill}",
+        "1 or 3 levels, 0 to 255",
+    )
     tries = 10  # the first box that fits; none of them: no box
 
     def draw(key, shape):
@@ -359,7 +365,8 @@ def random_erasing(
         return {"box": jnp.where(on, box, 0)}
 
     def apply(image, choices):
-        return ops.fill_box(image, choices["box"], jnp.full_like(image, fill))
+        levels = jnp.asarray(fill, image.dtype)[None, None, : image.shape[-1]]
+        return ops.fill_box(image, choices["box"], jnp.broadcast_to(levels, image.shape))
 
     return draw, per_image(apply)
 

@@ -14,10 +14,14 @@ DEFAULTS = {
     "milestones": (0.5, 0.75),  # shares of the epochs after which the rate is divided by 10
 }
 
-SCHEDULES: dict[str, Callable[[Any, float], float]] = {
-    "constant": lambda config, share: 1.0,
-    "cosine": lambda config, share: 0.5 * (1 + math.cos(math.pi * share)),
-    "milestones": lambda config, share: 0.1 ** sum(share >= at for at in config.milestones),
+# The factor on the learning rate in an epoch.
+SCHEDULES: dict[str, Callable[[Any, int], float]] = {
+    "constant": lambda config, epoch: 1.0,
+    "cosine": lambda config, epoch: 0.5 * (1 + math.cos(math.pi * epoch / config.epochs)),
+    # Rounded down: of 182 epochs at 91 and 136, as in the papers.
+    "milestones": lambda config, epoch: (
+        0.1 ** sum(epoch >= int(at * config.epochs) for at in config.milestones)
+    ),
 }
 RULES = {
     "schedule": (lambda value: value in SCHEDULES, ", ".join(SCHEDULES)),
@@ -30,7 +34,7 @@ def passes(task: Task, config: Any) -> Iterator[Pass | Replace]:
     if config.epochs:
         yield Replace(fresh(task.setup, task.images, task.seed, task.programs))
     for epoch in range(config.epochs):
-        factor = SCHEDULES[config.schedule](config, epoch / config.epochs)
+        factor = SCHEDULES[config.schedule](config, epoch)
         yield Pass(
             cross_entropy, task.split.retain, task.labels, config.lr * factor, of=config.epochs
         )

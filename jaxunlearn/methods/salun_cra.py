@@ -10,7 +10,7 @@ The entropy's gradient p_c·(H(p) + log p_c) fades as p nears 0 or 1, so that ex
 original is certain hardly move; `cra.target = "uniform"` and "risk_neutral" pull on those too.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import jax
@@ -19,6 +19,7 @@ import numpy as np
 import optax
 
 from jaxunlearn import saliency
+from jaxunlearn.data.dataset import Dataset
 from jaxunlearn.errors import UserError
 from jaxunlearn.methods import random_label, salun
 from jaxunlearn.methods.task import Task
@@ -78,14 +79,26 @@ def target(kind: str, num_classes: int, malignant: tuple[int, ...]) -> np.ndarra
     return q
 
 
+def check(dataset: Dataset, policies: Collection[str]) -> None:
+    """Raises unless some classes are malignant and some benign, and examples stay apart."""
+    if not 0 < len(dataset.malignant) < dataset.num_classes:
+        raise UserError(
+            f"salun_cra on {dataset.name}: {len(dataset.malignant)} of {dataset.num_classes} "
+            "classes are malignant; it needs at least one malignant and one benign class: set "
+            "data.malignant"
+        )
+    # A mixed target would teach others the random label that the malignant example is spared.
+    mixing = sorted({"mixup", "cutmix"}.intersection(policies))
+    if mixing:
+        raise UserError(
+            f"salun_cra has a loss of its own for some examples, and {mixing[0]} mixes examples; "
+            "take one of them out of the config"
+        )
+
+
 def passes(task: Task, config: Any) -> Iterator[Pass]:
     """SalUn with the forgetting loss on the forgotten malignant examples."""
     num_classes = task.setup.num_classes
-    if not 0 < len(task.malignant) < num_classes:
-        raise UserError(
-            f"salun_cra was given the malignant classes {task.malignant} of {num_classes}; "
-            "it needs at least one malignant and one benign class: set data.malignant"
-        )
     if not config.epochs:
         return
     forgotten = np.zeros(len(task.labels), bool)

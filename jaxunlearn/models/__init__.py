@@ -45,7 +45,7 @@ def from_flax(module: nn.Module, init: Callable | None = None) -> Model:
             return module.apply(variables, images, False), state
         return module.apply(variables, images, True, mutable=list(state))
 
-    return Model(init or functools.partial(module.init, train=False), apply)
+    return Model(init or (lambda key, images: module.init(key, images, False)), apply)
 
 
 def build(

@@ -74,7 +74,8 @@ def _draw_grid(metrics: dict[str, Any], path: str) -> None:
     methods = [name for name in rows[0][0]["models"] if name not in REFERENCES]
     size = (2 + 2.6 * len(methods), 1.2 + len(rows) * (1 + 0.3 * len(rows[0])))
     figure = Figure(figsize=size, dpi=150, layout="constrained")
-    figure.suptitle(f"{metrics['name']}: {rows[0][0]['dataset']['name']}", fontsize=11)
+    datasets = dict.fromkeys(entry["dataset"]["name"] for entry in metrics["cells"])
+    figure.suptitle(f"{metrics['name']}: {', '.join(datasets)}", fontsize=11)
     panels = figure.subplots(len(rows), len(methods), squeeze=False, sharex="col")
     for axes, entries in zip(panels, rows, strict=True):
         rest = [f"{f}={value_name(v)}" for f, v in entries[0]["point"].items() if f != field]

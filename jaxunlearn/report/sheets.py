@@ -52,11 +52,14 @@ class Sheet(NamedTuple):
 def title(metrics: dict[str, Any]) -> str:
     """One line that names the experiment, its data and its split."""
     dataset, split = metrics["dataset"], metrics["split"]
-    data = dataset["name"]
-    if dataset["synthetic"] and "synthetic" not in data:
-        data += " (synthetic data)"
     share = f"{split['forget']} of {dataset['train']} training images to forget"
-    return f"{metrics['name']}: {data}, {share}"
+    return f"{metrics['name']}: {_data_name(dataset)}, {share}"
+
+
+def _data_name(dataset: dict[str, Any]) -> str:
+    """The data set's name, which says so if it is synthetic."""
+    plain = not dataset["synthetic"] or "synthetic" in dataset["name"]
+    return dataset["name"] if plain else f"{dataset['name']} (synthetic data)"
 
 
 def dig(nested: dict[str, Any], path: tuple[str, ...]) -> Any:
@@ -118,13 +121,17 @@ def _comparison_sheet(metrics: dict[str, Any], entries: list[dict[str, Any]]) ->
     rest = "".join(f", {f}={value_name(v)}" for f, v in first["point"].items() if f != field)
     reference = value_name(first["point"][field])
     notes = [
-        *_notes(metrics, columns, len(methods)),
+        *_notes(
+            {**metrics, "attack": " or ".join(dict.fromkeys(e["attack"] for e in entries))},
+            columns,
+            len(methods),
+        ),
         f"Change %: of Avg Gap against {field}={reference} (the ratio of the means over seeds); "
         "below 0 is nearer to retrained.",
     ]
     names = [name for name in first["models"] if name not in REFERENCES]
     return Sheet(
-        title=title({**first, "name": metrics["name"]}) + rest,
+        title=_comparison_title(metrics["name"], entries) + rest,
         header=["", *(column.header for column in columns)],
         rows=rows,
         best=_best(models, methods, columns),
@@ -132,6 +139,15 @@ def _comparison_sheet(metrics: dict[str, Any], entries: list[dict[str, Any]]) ->
         notes=notes,
         findings=[_nearest(name, field, reference, others) for name in names] if others else [],
     )
+
+
+def _comparison_title(name: str, entries: list[dict[str, Any]]) -> str:
+    """The title of an experiment where its entries have one, else the names of their data."""
+    titles = {title({**entry, "name": name}) for entry in entries}
+    if len(titles) == 1:
+        return titles.pop()
+    datasets = dict.fromkeys(_data_name(entry["dataset"]) for entry in entries)
+    return f"{name}: {', '.join(datasets)}"
 
 
 def _nearest(name: str, field: str, reference: str, others: list[dict[str, Any]]) -> str:
