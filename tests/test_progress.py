@@ -31,7 +31,7 @@ def test_plain_lines_come_now_and_then_and_one_at_the_end(clock):
     # 40 s were compiling: no rate yet, and the time left is told by the whole
     assert first == "seed 0 · it:  25%   120 s left          started  loss 1.000  accuracy  50.0%"
     # 128 images in the 22 s since the first were done
-    assert last == "seed 0 · it: 100%     0 s left      6 images/s  loss 0.500  accuracy 100.0%"
+    assert last == "seed 0 · it: 100%     0 s left       6 images/s  loss 0.500  accuracy 100.0%"
 
 
 def test_nothing_to_do_is_said(clock):
