@@ -10,7 +10,7 @@ def restart_with_huge_pages() -> None:
     """Starts the program anew with glibc told to keep its memory, and to use huge pages.
 
     Otherwise the large temporaries of a step on a CPU go back to the system when it ends and are
-    faulted in again, 4 KiB at a time, by the next: `benchmarks/step.py` tells how much that costs.
+    faulted in again, 4 KiB at a time, by the next, which `benchmarks/step.py` shows.
     Nothing happens where it is no Linux, or where GLIBC_TUNABLES is set already (to "", say).
     """
     if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:

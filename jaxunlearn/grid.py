@@ -148,6 +148,8 @@ def merge(config: ConfigDict, points: list[Cell], reports: list[dict[str, Any]])
                             for each in (entry, first)
                         )
                     )
+                if interval is not None:  # a gap is never below 0, so none falls by more than all
+                    interval = max(interval[0], -100.0), interval[1]
                 model["mean"]["avg_gap_change"] = change
                 model["interval"]["avg_gap_change"] = interval
     return {
