@@ -1,4 +1,7 @@
-"""A first run: synthetic lesions and every method of the papers, on a laptop's CPU."""
+"""A first run: synthetic lesions and every method of the papers, on a laptop's CPU.
+
+The papers' random labels may be the true ones; `_flip` entries never draw these.
+"""
 
 from jaxunlearn.config import default, methods
 
@@ -12,5 +15,13 @@ def get_config():
     config.train.batch_size = 64
     config.train.lr = 0.05
     fast = {"epochs": 5, "batch_size": 64}
-    config.methods = methods(finetune=fast, random_label=fast, salun=fast, salun_cra=fast)
+    flip = {**fast, "relabel": {"exclude_true": True}}
+    config.methods = methods(
+        finetune=fast,
+        random_label=fast,
+        salun=fast,
+        salun_flip={"method": "salun", **flip},
+        salun_cra=fast,
+        salun_cra_flip={"method": "salun_cra", **flip},
+    )
     return config
