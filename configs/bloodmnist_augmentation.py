@@ -15,5 +15,5 @@ def get_config():
     config.data.size = 64
     config.axes = (("augment", tuple(SCENARIOS)), ("forget.fraction", (0.2, 0.5)))
     config.eval.attack = "svc"
-    config.methods = methods(finetune={}, random_label={}, salun={})
+    config.methods = methods(finetune={"lr": 0.013}, random_label={}, salun={})
     return config

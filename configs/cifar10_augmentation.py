@@ -19,5 +19,5 @@ def get_config():
     config.forget.balanced = False
     config.axes = (("augment", tuple(SCENARIOS)), ("forget.fraction", (0.1, 0.5)))
     config.eval.attack = "svc"
-    config.methods = methods(finetune={}, random_label={}, salun={})
+    config.methods = methods(finetune={"lr": 0.013}, random_label={}, salun={})
     return config
