@@ -66,9 +66,11 @@ def run(config: ConfigDict, workdir: str | Path, console: Console | None = None)
         _check_fit(cell.config, datasets[source], programs.mesh.size)
         splits.append(forget.resolve(cell.config.forget, datasets[source]))
     folders = [workdir / "cells" / cell.label if config.axes else workdir for cell in cells]
-    _claim(workdir, config)
-    for folder, cell in zip(folders, cells, strict=True):
-        _claim(folder, cell.config)
+    for folder, claimed in {
+        workdir: config,
+        **{folder: cell.config for folder, cell in zip(folders, cells, strict=True)},
+    }.items():
+        _claim(folder, claimed)
     where = Path(config.store).expanduser() if config.store else workdir.absolute().parent / "store"
     store = Store(where, console.print)
 
@@ -124,6 +126,7 @@ class Lab:
         config, report = self.config, self.describe()
         report["notes"] = notes
         self.split.save(self.workdir / "split.npz")
+        (self.workdir / "predictions").mkdir(exist_ok=True)
         names = ["original", "retrained", *config.methods]
         report["models"] = {name: {"per_seed": []} for name in names}
         for seed in config.seeds:
@@ -441,7 +444,7 @@ def _claim(workdir: Path, config: ConfigDict) -> None:
                 "give another --workdir, or remove that one"
             )
     try:
-        (workdir / "predictions").mkdir(parents=True, exist_ok=True)
+        workdir.mkdir(parents=True, exist_ok=True)
         write_text(kept, json.dumps(mine, indent=1))
     except OSError as error:
         raise UserError(

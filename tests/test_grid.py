@@ -139,6 +139,9 @@ def test_a_grid_writes_its_cells_and_one_report(finished):
         for name, model in alone["models"].items():
             assert entry["models"][name]["per_seed"] == model["per_seed"]
         assert (root / "run" / entry["folder"] / "predictions" / "salun-seed1.npz").exists()
+    assert {path.name for path in (root / "run").iterdir()} == {
+        *("cells", "config.json", "figure.png", "metrics.json", "table.md"),
+    }
     assert (root / "run" / "figure.png").read_bytes().startswith(b"\x89PNG")
     table = (root / "run" / "table.md").read_text()
     for row in ("none · retrained", "crop_flip · salun"):
