@@ -2,24 +2,27 @@
 
 import dataclasses
 import functools
+import hashlib
 import importlib.metadata
+import inspect
 import json
 import os
 import platform
 import shutil
 import uuid
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import numpy as np
+from flax.errors import FlaxError
 from ml_collections import ConfigDict
 from rich.console import Console
 
 from jaxunlearn import augment, data, devices, grid, metrics, models, training
 from jaxunlearn import config as config_lib
 from jaxunlearn.data import forget
-from jaxunlearn.errors import UserError
+from jaxunlearn.errors import UserError, one_line
 from jaxunlearn.methods import METHODS
 from jaxunlearn.methods.task import Shared, Task
 from jaxunlearn.report import figures, terminal
@@ -38,6 +41,9 @@ from jaxunlearn.store import (
 # What a run may change and still be the same run: these do not alter its numbers.
 INCIDENTAL = ("store", "devices", "checkpoint_every")
 SETS = ("train", "val", "test")
+# The library's code that makes a model what it is: edit it, and models are made anew.
+TRAINING_CODE = ("training.py", "models", "augment/ops.py", "augment/policies.py")
+METHODS_CODE = ("saliency.py", "methods")
 
 
 def run(config: ConfigDict, workdir: str | Path, console: Console | None = None) -> dict[str, Any]:
@@ -181,6 +187,7 @@ class Lab:
             "model": config.model.to_dict(),
             "augment": config_lib.augment_chain(config),
             "train": config.train.to_dict(),
+            "code": _hash_code(*TRAINING_CODE, "methods/retrain.py"),
             "examples": examples,
             "seed": seed,
         }
@@ -195,6 +202,7 @@ class Lab:
             "original": original.key,
             "split": self.split.fingerprint,
             "method": settings.to_dict(),
+            "code": _hash_code(*METHODS_CODE, inspect.getfile(METHODS[settings.method].passes)),
             "seed": seed,
         }
         model = self._obtain(name, seed, fields, settings, self.split, "unlearn", original, shared)
@@ -250,6 +258,12 @@ class Lab:
                 self.store.put(kept, meta=meta, trees={"state": leaves})
                 self.store.remove(f"{key}.pass-*", before=kept)
 
+        def fail(problem: object, variables: training.Variables) -> NoReturn:
+            path = self.workdir / "diverged" / f"{name}-seed{seed}"
+            shutil.rmtree(path, ignore_errors=True)
+            save_tree(path, variables)
+            raise UserError(f"{name}, seed {seed}: {problem}; last good parameters: {path}")
+
         with progress(self.console, f"seed {seed} · {name}") as update:
             try:
                 result = training.run(
@@ -265,11 +279,10 @@ class Lab:
                     checkpoint=checkpoint,
                 )
             except training.DivergedError as error:
-                path = self.workdir / "diverged" / f"{name}-seed{seed}"
-                shutil.rmtree(path, ignore_errors=True)
-                save_tree(path, error.variables)
+                fail(error, error.variables)
+            except FlaxError as error:  # a user's own module, such as one with dropout
                 raise UserError(
-                    f"{name}, seed {seed}: {error}; last good parameters: {path}"
+                    f"{name}, seed {seed}: the model fails: {one_line(error)}"
                 ) from error
         logits = {
             which: training.predict(
@@ -281,6 +294,11 @@ class Lab:
             )
             for which in SETS
         }
+        if not all(np.isfinite(values).all() for values in logits.values()):
+            fail(
+                "its logits are not finite; a lower learning rate is the usual mend",
+                jax.device_get(result.variables),
+            )
         meta = {
             "key": key,
             "fields": fields,
@@ -393,6 +411,17 @@ def _write(report: dict[str, Any], workdir: Path) -> None:
     write_text(workdir / "table.md", terminal.markdown_table(report))
     figures.draw(report, str(workdir / "figure.png"))
     write_text(workdir / "metrics.json", json.dumps(report, indent=1, allow_nan=False))
+
+
+@functools.cache
+def _hash_code(*parts: str) -> str:
+    """SHA-256 of source files, or of all in a folder, by path from the library's own folder."""
+    digest = hashlib.sha256()
+    for part in parts:
+        path = Path(__file__).parent / part  # an absolute part stands for itself
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def _check_fit(config: ConfigDict, dataset: data.Dataset, num_devices: int) -> None:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from jaxunlearn import metrics
-from jaxunlearn.errors import UserError
+from jaxunlearn.errors import UserError, one_line
 
 # What is one for the whole grid.
 FIXED = ("axes", "name", "seeds", "store", "devices", "checkpoint_every")
@@ -72,6 +72,8 @@ def cells(config: ConfigDict) -> list[Cell]:
     made = []
     for values in itertools.product(*(values for _, values in config.axes)):
         cell = Cell(dict(zip(fields, values, strict=True)), copy.deepcopy(config))
+        # A copy forgets the order of the methods.
+        cell.config.methods = ConfigDict(copy.deepcopy(dict(config.methods)), sort_keys=False)
         cell.config.axes = ()
         for field, value in cell.point.items():
             _set(cell.config, field, value)
@@ -109,8 +111,7 @@ def _set(config: ConfigDict, field: str, value: Any) -> None:
             raise TypeError("it is a section; name one of its fields")
         setattr(inner, last, value)
     except (AttributeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error.args[0]).split())
-        raise UserError(f"config.axes, {field}={value!r}: {reason}") from error
+        raise UserError(f"config.axes, {field}={value!r}: {one_line(error)}") from error
 
 
 def comparisons(entries: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
@@ -120,6 +121,11 @@ def comparisons(entries: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
         rest = tuple(value_name(value) for value in list(entry["point"].values())[1:])
         groups.setdefault(rest, []).append(entry)
     return list(groups.values())
+
+
+def avg_gaps(entry: dict[str, Any], name: str) -> list[float]:
+    """A model's Avg Gap in each seed."""
+    return [values["avg_gap"] for values in entry["models"][name]["per_seed"]]
 
 
 def merge(config: ConfigDict, points: list[Cell], reports: list[dict[str, Any]]) -> dict[str, Any]:
@@ -143,10 +149,7 @@ def merge(config: ConfigDict, points: list[Cell], reports: list[dict[str, Any]])
                 change, interval = None, None
                 if entry is not first and name != "retrained":
                     change, interval = metrics.statistics.percent_change(
-                        *(
-                            [values["avg_gap"] for values in each["models"][name]["per_seed"]]
-                            for each in (entry, first)
-                        )
+                        avg_gaps(entry, name), avg_gaps(first, name)
                     )
                 if interval is not None:  # a gap is never below 0, so none falls by more than all
                     interval = max(interval[0], -100.0), interval[1]

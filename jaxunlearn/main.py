@@ -4,6 +4,7 @@ This file is kept short: flags and one call. `jaxunlearn.experiment.run` is what
 call.
 """
 
+import os
 import sys
 from typing import NoReturn
 
@@ -11,7 +12,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from jaxunlearn import allocator
-from jaxunlearn.errors import UserError
+from jaxunlearn.errors import UserError, one_line
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The experiment: a file of configs/; override a field by --config.FIELD=VALUE."
@@ -30,6 +31,9 @@ def main(argv: list[str]) -> None:
         experiment.run(CONFIG.value, WORKDIR.value or f"runs/{CONFIG.value.name}")
     except UserError as error:
         fail(str(error))
+    except KeyboardInterrupt:
+        print("jaxunlearn: stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -37,6 +41,10 @@ def parse(argv: list[str]) -> list[str]:
     argv = [argv[0], "--verbosity=-1", *argv[1:]]  # INFO is a page of storage details a model
     if "--help" in argv:
         return app.parse_flags_with_usage(argv)
+    for argument in argv:
+        path = argument.removeprefix("--config=").split(":")[0]
+        if path != argument and not os.path.exists(path):
+            fail(f"no config file {path}; give one such as --config=configs/quickstart.py")
     try:
         rest = flags.FLAGS(argv)
         if not flags.FLAGS["config"].present:
@@ -46,11 +54,13 @@ def parse(argv: list[str]) -> list[str]:
         _ = CONFIG.value.name  # a file that could not be loaded says so only when it is read
         return rest
     except Exception as error:  # a config file is the user's own code, and may raise anything
-        quoted = isinstance(error, LookupError | AttributeError) and error.args
-        text = str(error.args[0] if quoted else error) or type(error).__name__
+        text = str(error)
         if "Traceback" in text:  # a config file's own failure: what went wrong is its last line
-            text = text[: text.index("Traceback")] + text.strip().splitlines()[-1]
-        fail(f"the flags are not understood: {' '.join(text.split())}")
+            fail(f"the config file fails: {text.strip().splitlines()[-1]}")
+        text = one_line(error)
+        if isinstance(error, KeyError) and " " not in text:
+            fail(f"the config has no field {text!r} where a flag sets one")
+        fail(f"the flags are not understood: {text}")
 
 
 def no_more(argv: list[str]) -> None:

@@ -1,5 +1,6 @@
 import json
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -369,6 +370,60 @@ def test_training_that_diverges_says_where_and_keeps_the_last_good_parameters(co
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(saved))
     assert "diverged/original-seed0" in str(e.value)
     assert not (tmp_path / "run" / "metrics.json").exists()
+
+
+def test_a_method_whose_logits_are_not_finite_is_named_and_not_kept(config, tmp_path, monkeypatch):
+    predict = training.predict
+    monkeypatch.setattr(training, "predict", lambda *args: predict(*args) * np.inf)
+    for _ in range(2):
+        with pytest.raises(UserError, match="original, seed 0: its logits are not finite; a lower"):
+            run(config, tmp_path / "run")
+    assert not list((tmp_path / "store").glob("[!.]*/logits.npz"))
+
+
+def test_edited_code_makes_models_anew(finished, tmp_path, monkeypatch):
+    config = finished[0].copy_and_resolve_references()
+    config.seeds, config.store = (0,), str(finished[1] / "store")
+    config.methods = config_lib.methods(finetune=FAST)
+    monkeypatch.setattr(experiment, "_hash_code", lambda *parts: str("methods" in parts))
+    _, text = run(config, tmp_path / "run")
+    assert "in the store" not in text
+    monkeypatch.setattr(
+        experiment, "_hash_code", lambda *parts: "new" if "methods" in parts else "False"
+    )
+    _, text = run(config, tmp_path / "other")
+    assert text.count("in the store") == 2 and "finetune: in the store" not in text
+
+
+def test_the_hash_of_the_code_follows_the_files(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a.py").write_text("a = 1")
+    (tmp_path / "b.py").write_text("b = 1")
+    parts = str(tmp_path / "folder"), str(tmp_path / "b.py")
+    hash_code = experiment._hash_code.__wrapped__
+    first = hash_code(*parts)
+    assert first == hash_code(*parts)
+    (tmp_path / "folder" / "a.py").write_text("a = 2")
+    assert first != hash_code(*parts)
+    assert hash_code("training.py") != hash_code("training.py", "methods")
+
+
+class Dropout(nn.Module):
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, images, train):
+        x = nn.Dropout(0.5, deterministic=not train)(images.reshape(len(images), -1))
+        return nn.Dense(self.num_classes)(x)
+
+
+def test_a_users_module_that_fails_is_one_line(config, tmp_path, monkeypatch):
+    make = lambda num_classes, **_: models.from_flax(Dropout(num_classes))  # noqa: E731
+    monkeypatch.setitem(models.MODELS, "dropout", make)
+    config.model.name = "dropout"
+    with pytest.raises(UserError, match=r"original, seed 0: the model fails: .*PRNG") as caught:
+        run(config, tmp_path / "run")
+    assert "\n" not in str(caught.value)
 
 
 def test_data_without_malignant_classes_has_no_clinical_columns(tmp_path):

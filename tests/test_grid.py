@@ -12,6 +12,7 @@ from rich.console import Console
 from test_main import finish, start
 
 from jaxunlearn import augment, experiment, grid, training
+from jaxunlearn import config as config_lib
 from jaxunlearn.augment import policies
 from jaxunlearn.errors import UserError
 from jaxunlearn.metrics import statistics
@@ -70,6 +71,8 @@ def test_cells_are_every_combination_and_the_config_is_left_alone(tmp_path):
     assert cells[7].config.augment == "crop_flip" and cells[7].config.axes == ()
     assert cells[7].config.methods.salun.mask.ratio == 0.9
     assert config.augment == "none" and config.methods.salun.mask.ratio == 0.5
+    config.methods = config_lib.methods(salun_cra=FAST, salun=FAST, finetune=FAST)
+    assert list(grid.cells(config)[0].config.methods) == ["salun_cra", "salun", "finetune"]
     one = make_config("x.npz", ())
     assert grid.cells(one)[0].config is one
 
@@ -216,24 +219,35 @@ def test_percent_change_equals_the_ratio_worked_by_hand():
 
 
 def test_findings_claim_no_more_than_the_intervals():
-    def entry(value, change, interval):
-        model = {"mean": {"avg_gap_change": change}, "interval": {"avg_gap_change": interval}}
+    def entry(value, gaps, reference=(4.0, 6.0, 5.0)):
+        change, interval = statistics.percent_change(gaps, reference)
+        model = {
+            "mean": {"avg_gap_change": change},
+            "interval": {"avg_gap_change": interval},
+            "per_seed": [{"avg_gap": gap} for gap in gaps],
+        }
         return {"point": {"augment": value}, "models": {"salun": model}}
 
-    def say(*entries):
-        return sheets._nearest("salun", "augment", "none", list(entries))
+    def say(*entries, reference=(4.0, 6.0, 5.0)):
+        first = entry("none", reference)
+        return sheets._nearest("salun", "augment", first, list(entries))
 
-    low = entry("augmix", -30.0, [-50.0, -10.0])
-    text = say(entry("crop_flip", -5.0, [-9.0, -1.0]), low)
-    assert text.startswith("salun: Avg Gap is -30.0% at augment=augmix against none, the lowest of")
-    assert text.endswith(
-        "(95% interval -50.0 to -10.0, not corrected for the choice among 2): reliably lower."
-    )
-    assert say(entry("augmix", -30.0, [-70.0, 10.0])).endswith("no reliable difference.")
-    assert say(entry("augmix", 9.0, [1.0, 17.0])).endswith("reliably higher.")
-    assert say(entry("augmix", -50.0, [-50.0, -50.0])).endswith("no reliable difference.")
-    assert say(entry("augmix", -50.0, None)).endswith("one seed says nothing of its spread.")
-    assert say(entry("augmix", None, None)) == (
+    lower = entry("augmix", (2.0, 3.1, 2.4))
+    text = say(lower)
+    assert text.startswith("salun: Avg Gap changes by -50.0% from none to augment=augmix (95%")
+    assert text.endswith("): reliably lower.")
+    # The choice of the best of many widens it: t at 1 - 0.05 / 40 with 2 degrees of freedom.
+    _, (low, high) = statistics.percent_change((2.0, 3.1, 2.4), (4, 6, 5), level=1 - 0.05 / 40)
+    text = say(*[entry("crop_flip", (4.0, 5.0, 5.0))] * 39, lower)
+    assert f"{max(low, -100):+.1f} to {high:+.1f}, corrected for 40 comparisons)" in text
+    assert ", the most of 40 values" in text
+    assert say(entry("augmix", (1.0, 6.0, 2.0))).endswith("no reliable difference.")
+    assert say(entry("augmix", (8.0, 12.1, 10.0))).endswith("reliably higher.")
+    assert say(entry("augmix", (2.0, 3.0, 2.5))).endswith("no reliable difference.")  # no spread
+    one = say(entry("augmix", (2.0,), (4.0,)), reference=(4.0,))
+    assert one.endswith("one seed says nothing of its spread.")
+    zero = (0.0, 0.0, 0.0)
+    assert say(entry("augmix", (2.0, 3.0, 2.5), zero), reference=zero) == (
         "salun: no change of Avg Gap to tell, for it is 0 at none."
     )
 

@@ -96,13 +96,29 @@ def test_the_allocator_is_set_up_once_and_a_users_own_settings_are_kept(tmp_path
     assert done.stderr.strip() == repr((allocator.TUNABLES if given is None else given, flags))
 
 
+def test_control_c_is_one_line(config_file, tmp_path):
+    process = start(f"--config={config_file}", f"--workdir={tmp_path / 'run'}")
+    deadline = time.monotonic() + 240
+    while not list((tmp_path / "store").glob("[!.]*.pass-*")):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.strip() == "jaxunlearn: stopped; the same command goes on from here"
+
+
 @pytest.mark.parametrize(
     "flags, message",
     [
         ([], "no config given; give one such as --config=configs/quickstart.py"),
-        (["--config=configs/nowhere.py"], "No such file or directory: 'configs/nowhere.py'"),
+        (["--config=configs/nowhere.py"], "no config file configs/nowhere.py; give one such as"),
         (["--config=configs/quickstart.py", "--config.modle.width=3"], 'Did you mean "model"'),
         (["--config=configs/quickstart.py", "--config.model.width=x"], "invalid literal for int"),
+        (
+            ["--config=configs/quickstart.py", "--config.methods.neggrad.lr=1"],
+            "the config has no field 'neggrad' where a flag sets one",
+        ),
         (["--confg=configs/quickstart.py"], "Did you mean: config"),
         (["--config=configs/quickstart.py", "seeds=3"], "not understood: 'seeds=3'"),
         (["--config=configs/quickstart.py", "--config.model.width=0"], "1 or more"),

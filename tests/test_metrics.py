@@ -106,12 +106,12 @@ def test_no_malignant_test_example_leaves_rates_undefined():
 
 
 def test_compare_by_hand():
-    values = {"UA": 10.0, "RA": 99.0, "TA": 90.0, "MIA": 20.0, "counts": {"fn": 7}}
-    retrained = {"UA": 5.0, "RA": 100.0, "TA": 92.0, "MIA": 12.0, "counts": {"fn": 9}}
+    values = {"UA": 10.0, "RA": 99.0, "TA": 90.0, "MIA": 20.0, "counts": {"fn": 7, "fp": 3}}
+    retrained = {"UA": 5.0, "RA": 100.0, "TA": 92.0, "MIA": 12.0, "counts": {"fn": 9, "fp": 1}}
     compared = metrics.compare(values, retrained)
     assert compared["gaps"] == {"UA": 5, "RA": 1, "TA": 2, "MIA": 8}
     assert compared["avg_gap"] == 4
-    assert compared["fn_change"] == -2
+    assert compared["fn_change"] == -2 and compared["fp_change"] == 2
     assert metrics.compare(retrained, retrained)["avg_gap"] == 0
     # Table 1 of Fan et al. 2024, CIFAR-10 at 10%: SalUn against Retrain has an average gap of 1.15.
     salun = {"UA": 2.85, "RA": 99.62, "TA": 93.93, "MIA": 14.39}

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxunlearn.data import common
 from jaxunlearn.data.dataset import Dataset, Examples
-from jaxunlearn.errors import UserError
+from jaxunlearn.errors import UserError, one_line
 
 _URL = "https://www.cs.toronto.edu/~kriz/"
 _MD5 = {
@@ -52,7 +52,7 @@ def load(config: Any) -> Dataset:
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         raise UserError(
             f"{path} cannot be read as a CIFAR archive (.tar.gz); give one of the layout of "
-            f"{_URL + filename} ({common.one_line(error)})"
+            f"{_URL + filename} ({one_line(error)})"
         ) from error
     if config.name == "cifar10":
         train = _examples(path, files, r"data_batch_\d+\.bin", 1)

@@ -6,7 +6,7 @@ import numpy as np
 import pooch
 
 from jaxunlearn.data.dataset import Examples
-from jaxunlearn.errors import UserError
+from jaxunlearn.errors import UserError, one_line
 
 
 def fetch(url: str, md5: str, folder: Path, name: str) -> Path:
@@ -28,11 +28,6 @@ def fetch(url: str, md5: str, folder: Path, name: str) -> Path:
             f"({one_line(error)})"
         ) from error
     return path
-
-
-def one_line(error: Exception) -> str:
-    """What a library's error says, for the end of ours."""
-    return " ".join(str(error).split())[:240]
 
 
 def hold_out(examples: Examples, seed: int) -> tuple[Examples, Examples]:

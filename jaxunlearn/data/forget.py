@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxunlearn.data.common import one_line
 from jaxunlearn.data.dataset import Dataset
-from jaxunlearn.errors import UserError, unknown
+from jaxunlearn.errors import UserError, one_line, unknown
 
 
 @dataclasses.dataclass(frozen=True)

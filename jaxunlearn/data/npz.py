@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxunlearn.data.common import one_line
 from jaxunlearn.data.dataset import Dataset, Examples
-from jaxunlearn.errors import UserError
+from jaxunlearn.errors import UserError, one_line
 
 
 def load(config: Any) -> Dataset:

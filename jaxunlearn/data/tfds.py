@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxunlearn.data import common
 from jaxunlearn.data.dataset import Dataset, Examples
-from jaxunlearn.errors import UserError
+from jaxunlearn.errors import UserError, one_line
 
 
 def load(config: Any) -> Dataset:
@@ -40,7 +40,7 @@ def load(config: Any) -> Dataset:
         raise UserError(
             f"TFDS set {name!r} is not prepared in {folder or '~/tensorflow_datasets'}: TFDS needs "
             f"TensorFlow, only to prepare images; where it is installed, run `tfds build {name} "
-            f"--file_format=array_record` and copy the folder ({common.one_line(error)})"
+            f"--file_format=array_record` and copy the folder ({one_line(error)})"
         ) from error
     if "train" not in splits or "test" not in splits:
         raise UserError(

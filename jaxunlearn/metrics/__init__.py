@@ -68,12 +68,13 @@ def evaluate(
 
 
 def compare(values: dict[str, Any], retrained: dict[str, Any]) -> dict[str, Any]:
-    """Adds the differences to retrained: `gaps`, `avg_gap` and, where clinical, `fn_change`."""
+    """Adds the differences to retrained: `gaps`, `avg_gap`; clinical: `fn_change`, `fp_change`."""
     gaps = unlearning.gaps(values, retrained)
     # Avg Gap = mean over UA, RA, TA, MIA of |value − retrained's value|
     values = {**values, "gaps": gaps, "avg_gap": sum(gaps.values()) / len(gaps)}
     if "counts" in values:
-        values["fn_change"] = values["counts"]["fn"] - retrained["counts"]["fn"]
+        for name in ("fn", "fp"):
+            values[f"{name}_change"] = values["counts"][name] - retrained["counts"][name]
     return values
 
 

@@ -19,19 +19,19 @@ def wilson(successes: int, n: int) -> tuple[float, float] | None:
     return float(interval.low), float(interval.high)
 
 
-def t_interval(values: Sequence[float]) -> tuple[float, float]:
-    """95% interval of the mean of two or more values by Student's t; equal values: no width."""
+def t_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float]:
+    """Interval of the mean of two or more values by Student's t; equal values: no width."""
     if len(values) < 2:
         raise ValueError(f"a t interval of {len(values)} values; it needs at least 2")
     mean = float(np.mean(values))
-    half = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * stats.sem(values))
+    half = float(stats.t.ppf((1 + level) / 2, len(values) - 1) * stats.sem(values))
     return mean - half, mean + half
 
 
 def percent_change(
-    values: Sequence[float], reference: Sequence[float]
+    values: Sequence[float], reference: Sequence[float], level: float = LEVEL
 ) -> tuple[float | None, tuple[float, float] | None]:
-    """Change of the mean against a reference's mean in percent, and its 95% interval over pairs.
+    """Change of the mean against a reference's mean in percent, and its interval over pairs.
 
     The ratio estimator of paired samples (Cochran 1977, Sampling Techniques, §6.3), which one pair
     with a reference near 0 does not blow up as it would a mean of ratios.
@@ -39,6 +39,7 @@ def percent_change(
     Args:
       values: one a seed.
       reference: the reference's, by the same seeds.
+      level: of the interval.
 
     Returns:
       None for the change where the reference's mean is 0; None for the interval of one pair.
@@ -51,7 +52,7 @@ def percent_change(
     change = 100 * float(ratio - 1)
     if len(x) < 2:
         return change, None
-    low, high = t_interval(list(100 * (y - ratio * x) / x.mean()))
+    low, high = t_interval(list(100 * (y - ratio * x) / x.mean()), level)
     return change, (change + low, change + high)
 
 

@@ -11,10 +11,14 @@ from jaxunlearn.report.sheets import REFERENCES, dig, title
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# The colour-blind tell them apart: Okabe & Ito 2008, https://jfly.uni-koeln.de/color/, but
-# for yellow, faint on white. Seven colours and nine markers: 63 models before a pair comes again.
-COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-MARKERS = "osD^vP<X>"
+# The colour-blind tell them apart: Okabe & Ito 2008, https://jfly.uni-koeln.de/color/, but for
+# yellow, faint on white; then wine and olive of Tol 2021, https://personal.sron.nl/~pault/. Nine
+# colours and eight markers: 72 models before a pair comes again.
+COLOURS = (
+    *("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
+    *("#882255", "#999933"),
+)
+MARKERS = "osD^vP<X"
 GREY = "0.35"
 # Whole even at 0, where the axis cuts.
 POINT: dict[str, Any] = {"markersize": 8, "clip_on": False, "zorder": 3}
@@ -136,7 +140,7 @@ def _draw_rates(axis: "Axes", models: dict[str, Any]) -> None:
             for line in bars[2]:
                 line.set_alpha(0.4)  # the intervals of many models cross
     axis.set_xlabel("false alarms: FPR (%)")
-    axis.set_ylabel("missed lesions: FNR (%)")
+    axis.set_ylabel("missed malignant: FNR (%)")
     axis.set_xlim(left=0)
     axis.set_ylim(bottom=0)
     for each in (axis.xaxis, axis.yaxis):
@@ -172,7 +176,7 @@ def _draw_gap(axis: "Axes", models: dict[str, Any], name: str) -> None:
         x, reach = _value(model, path)
         axis.errorbar(x, row, xerr=reach, fmt=marker, color=colour, **POINT)
     axis.set_title(name if name == "Avg Gap" else f"{name} gap", fontsize=10)
-    axis.set_xlabel("points")
+    axis.set_xlabel("percentage points")
 
 
 def _caption(metrics: dict[str, Any], clinical: bool) -> str:

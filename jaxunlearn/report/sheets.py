@@ -2,7 +2,8 @@
 
 from typing import Any, NamedTuple
 
-from jaxunlearn.grid import comparisons, value_name
+from jaxunlearn.grid import avg_gaps, comparisons, value_name
+from jaxunlearn.metrics.statistics import LEVEL, percent_change
 from jaxunlearn.metrics.unlearning import GAPS
 
 ABSENT = "–"
@@ -137,7 +138,7 @@ def _comparison_sheet(metrics: dict[str, Any], entries: list[dict[str, Any]]) ->
         best=_best(models, methods, columns),
         lines=lines,
         notes=notes,
-        findings=[_nearest(name, field, reference, others) for name in names] if others else [],
+        findings=[_nearest(name, field, first, others) for name in names] if others else [],
     )
 
 
@@ -150,26 +151,28 @@ def _comparison_title(name: str, entries: list[dict[str, Any]]) -> str:
     return f"{name}: {', '.join(datasets)}"
 
 
-def _nearest(name: str, field: str, reference: str, others: list[dict[str, Any]]) -> str:
-    """Where a method's Avg Gap fell most against the reference, and whether that is reliable."""
+def _nearest(name: str, field: str, first: dict[str, Any], others: list[dict[str, Any]]) -> str:
+    """Where a method's Avg Gap fell most against the first entry's, and how reliably."""
+    reference = value_name(first["point"][field])
     known = [e for e in others if e["models"][name]["mean"]["avg_gap_change"] is not None]
     if not known:
         return f"{name}: no change of Avg Gap to tell, for it is 0 at {reference}."
     best = min(known, key=lambda entry: entry["models"][name]["mean"]["avg_gap_change"])
-    change = best["models"][name]["mean"]["avg_gap_change"]
-    interval = best["models"][name]["interval"]["avg_gap_change"]
+    change, interval = percent_change(
+        avg_gaps(best, name),
+        avg_gaps(first, name),
+        level=1 - (1 - LEVEL) / len(known),  # Bonferroni: the best of several is chosen
+    )
     where = f"{field}={value_name(best['point'][field])}"
-    text = f"{name}: Avg Gap is {change:+.1f}% at {where} against {reference}, the lowest of "
-    text += f"{len(known)} compared"
+    text = f"{name}: Avg Gap changes by {change:+.1f}% from {reference} to {where}"
+    text += f", the most of {len(known)} values" if len(known) > 1 else ""
     if interval is None:
         return f"{text}; one seed says nothing of its spread."
-    low, high = interval
+    low, high = max(interval[0], -100.0), interval[1]
     verdict = "lower" if high < 0 else "higher" if low > 0 else None
     reliable = f"reliably {verdict}" if verdict and low < high else "no reliable difference"
-    return (
-        f"{text} (95% interval {low:+.1f} to {high:+.1f}, not corrected for the choice among "
-        f"{len(known)}): {reliable}."
-    )
+    corrected = f", corrected for {len(known)} comparisons" if len(known) > 1 else ""
+    return f"{text} (95% interval {low:+.1f} to {high:+.1f}{corrected}): {reliable}."
 
 
 def _columns(mean: dict[str, Any]) -> list[Column]:
@@ -254,10 +257,11 @@ def _notes(metrics: dict[str, Any], columns: list[Column], num_methods: int) -> 
         )
     else:
         notes.append("One seed: no ± over seeds; metrics.json has Wilson intervals of proportions.")
-    if clinical:
+    if clinical and num_methods:
+        over = "seeds" if seeds > 1 else "test images, for this one training of each model"
         notes.append(
-            "Reliable is meant at the 5% level and for each method alone; where no difference is "
-            "reliable, there may still be one."
+            f"Reliable is meant at the 5% level over {over}, and for each method alone; where no "
+            "difference is reliable, there may still be one."
         )
     return notes
 
@@ -311,5 +315,5 @@ def _finding(name: str, model: dict[str, Any]) -> str:
     verdict = f"reliably {more}" if reliable else "no reliable difference"
     return (
         f"{name} misses {missed:.{digits}f} of {n} malignant test images{over}, {than} retrained "
-        f"({detail}): {verdict}."
+        f"({detail}): {verdict}. False alarms: {model['mean']['fp_change']:+.{digits}f}."
     )
