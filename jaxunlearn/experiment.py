@@ -262,7 +262,7 @@ class Lab:
             path = self.workdir / "diverged" / f"{name}-seed{seed}"
             shutil.rmtree(path, ignore_errors=True)
             save_tree(path, variables)
-            raise UserError(f"{name}, seed {seed}: {problem}; last good parameters: {path}")
+            raise UserError(f"{name}, seed {seed}: {problem}; the last finite parameters: {path}")
 
         with progress(self.console, f"seed {seed} · {name}") as update:
             try:
