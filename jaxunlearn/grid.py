@@ -41,14 +41,11 @@ class Cell(NamedTuple):
 
 def value_name(value: Any) -> str:
     """A value as results name it."""
-    if isinstance(value, tuple | list):
-        # A tuple of one is another thing than what is in it: a policy alone, not the scenario.
-        return (
-            "+".join(map(value_name, value))
-            if len(value) > 1
-            else f"({', '.join(map(str, value))})"
-        )
-    return str(value)
+    if not isinstance(value, tuple | list):
+        return str(value)
+    names = "+".join(map(value_name, value))
+    # A tuple of one is another thing than what is in it: a policy alone, not the scenario.
+    return names if len(value) > 1 else f"({names})"
 
 
 def cells(config: ConfigDict) -> list[Cell]:
