@@ -32,8 +32,10 @@ def main(argv: list[str]) -> None:
     except UserError as error:
         fail(str(error))
     except KeyboardInterrupt:
-        print("jaxunlearn: stopped; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+        print(
+            "jaxunlearn: stopped; the same command goes on from here", file=sys.stderr, flush=True
+        )
+        os._exit(130)  # at once: threads that are writing would tell of their own end, at length
 
 
 def parse(argv: list[str]) -> list[str]:
