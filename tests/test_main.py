@@ -170,7 +170,7 @@ def test_every_config_loads_and_passes_the_check(path):
 def test_pathmnist_shaped_file_goes_through_the_published_config(tmp_path):
     """Nine classes, RGB, labels [N, 1], made binary by the config's malignant classes."""
     data = toy.write_npz(
-        tmp_path / "path.npz", (540, 90, 180), num_classes=9, channels=3, size=16, groups=False
+        tmp_path / "path.npz", (2000, 300, 600), num_classes=9, channels=3, size=16, groups=False
     )
     code, out, err = finish(
         "--config=configs/pathmnist_salun_cra.py",
@@ -185,5 +185,5 @@ def test_pathmnist_shaped_file_goes_through_the_published_config(tmp_path):
     )
     assert code == 0, err
     predictions = store.read_npz(tmp_path / "run" / "predictions" / "salun_cra-seed0.npz")
-    assert predictions["test_logits"].shape == (180, 2)
+    assert predictions["test_logits"].shape == (600, 2)
     assert "salun_cra_flip" in out
