@@ -63,28 +63,28 @@ def run(config: ConfigDict, workdir: str | Path, console: Console | None = None)
     programs = training.Programs(devices.make_mesh(config.devices))
     cells = grid.cells(config)
     datasets: dict[str, data.Dataset] = {}
-    splits = []
+    plans = []
     for cell in cells:  # all that can be wrong, before anything is trained or written
         config_lib.check(cell.config)
         source = cell.config.data.to_json()
         if source not in datasets:
             datasets[source] = data.load(cell.config.data)
         _check_fit(cell.config, datasets[source], programs.mesh.size)
-        splits.append(forget.resolve(cell.config.forget, datasets[source]))
-    folders = [workdir / "cells" / cell.label if config.axes else workdir for cell in cells]
-    for folder, claimed in {
-        workdir: config,
-        **{folder: cell.config for folder, cell in zip(folders, cells, strict=True)},
-    }.items():
-        _claim(folder, claimed)
+        folder = workdir / "cells" / cell.label if config.axes else workdir
+        plans.append(
+            (folder, datasets[source], *forget.resolve(cell.config.forget, datasets[source]))
+        )
+    _claim(workdir, config)
+    if config.axes:
+        for cell, (folder, *_) in zip(cells, plans, strict=True):
+            _claim(folder, cell.config)
     where = Path(config.store).expanduser() if config.store else workdir.absolute().parent / "store"
     store = Store(where, console.print)
 
     reports = []
-    for i, (cell, folder, (split, notes)) in enumerate(zip(cells, folders, splits, strict=True)):
+    for i, (cell, (folder, dataset, split, notes)) in enumerate(zip(cells, plans, strict=True)):
         if config.axes:
             console.rule(f"{i + 1} of {len(cells)}: {cell.label}", align="left")
-        dataset = datasets[cell.config.data.to_json()]
         lab = Lab(cell.config, dataset, split, programs, store, folder, console)
         reports.append(lab.run(notes))
     report = reports[0]
