@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
+import torch_resnet
 from absl import app, flags, logging
 
 from jaxunlearn import allocator, augment, devices, models, training
@@ -71,36 +72,8 @@ def torchs(width: int, batch: int, images: np.ndarray, labels: np.ndarray):
     except ImportError:
         return None
 
-    class Block(nn.Module):
-        def __init__(self, before: int, after: int, stride: int):
-            super().__init__()
-            self.conv1 = nn.Conv2d(before, after, 3, stride, 1, bias=False)
-            self.norm1 = nn.BatchNorm2d(after)
-            self.conv2 = nn.Conv2d(after, after, 3, 1, 1, bias=False)
-            self.norm2 = nn.BatchNorm2d(after)
-            self.shortcut = nn.Sequential()
-            if stride != 1 or before != after:
-                self.shortcut = nn.Sequential(
-                    nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after)
-                )
-
-        def forward(self, x):
-            y = torch.relu(self.norm1(self.conv1(x)))
-            return torch.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
-
-    layers: list[nn.Module] = [
-        nn.Conv2d(images.shape[-1], width, 3, 1, 1, bias=False),
-        nn.BatchNorm2d(width),
-        nn.ReLU(),
-    ]
-    before = width
-    for stage in range(4):
-        for block in range(2):
-            after = width * 2**stage
-            layers.append(Block(before, after, 2 if stage and not block else 1))
-            before = after
-    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, 10)]
-    model = nn.Sequential(*layers).to(memory_format=torch.channels_last).train()
+    model = torch_resnet.build(images.shape[-1], width, 10)
+    model = model.to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(model.parameters(), LR, 0.9, weight_decay=5e-4)
     x = torch.from_numpy(images[:batch]).permute(0, 3, 1, 2)
     y = torch.from_numpy(labels[:batch].astype(np.int64))

@@ -1,13 +1,13 @@
 """SalUn on BloodMNIST, all classes: Falcao & Cordeiro 2025, https://arxiv.org/abs/2508.18509."""
 
-from jaxunlearn.config import default, methods
+from jaxunlearn.config import as_published, default, methods
 
 
 def get_config():
     config = default()
+    as_published(config)
     config.name = "bloodmnist_salun"
     config.data.name = "bloodmnist"
     config.data.size = 64
-    config.eval.attack = "svc"
     config.methods = methods(salun={})
     return config

@@ -16,6 +16,9 @@ def get_config():
     config.train.epochs = 40
     config.train.batch_size = 64
     config.train.lr = 0.05
+    config.augment_params.random_erasing.fill = (0,)  # black, as published
     small = {"batch_size": 64}
-    config.methods = methods(finetune=small, random_label=small, salun=small)
+    config.methods = methods(
+        finetune=small, random_label=small, salun={**small, "mask": {"augment": True}}
+    )
     return config

@@ -5,19 +5,19 @@ retrained and the unlearned models alike.
 """
 
 from jaxunlearn.augment import SCENARIOS
-from jaxunlearn.config import default, methods
+from jaxunlearn.config import as_published, default, methods
 
 
 def get_config():
     config = default()
+    as_published(config)
     config.name = "cifar100_augmentation"
     config.data.name = "cifar100"
     config.data.mean = (0.5071, 0.4865, 0.4409)
     config.data.std = (0.2673, 0.2564, 0.2762)
-    # The levels that this mean makes 0.
-    config.augment_params.random_erasing.fill = (129, 124, 112)
     config.forget.balanced = False
     config.axes = (("augment", tuple(SCENARIOS)), ("forget.fraction", (0.1, 0.5)))
-    config.eval.attack = "svc"
-    config.methods = methods(finetune={"lr": 0.013}, random_label={}, salun={})
+    config.methods = methods(
+        finetune={"lr": 0.013}, random_label={}, salun={"mask": {"augment": True}}
+    )
     return config

@@ -5,19 +5,22 @@ retrained and the unlearned models alike.
 """
 
 from jaxunlearn.augment import SCENARIOS
-from jaxunlearn.config import default, methods
+from jaxunlearn.config import as_published, default, methods
 
 
 def get_config():
     config = default()
+    as_published(config)
     config.name = "cifar10_augmentation"
     config.data.name = "cifar10"
     config.data.mean = (0.4914, 0.4822, 0.4465)
     config.data.std = (0.2470, 0.2435, 0.2616)
-    # The levels that this mean makes 0.
-    config.augment_params.random_erasing.fill = (125, 123, 114)
     config.forget.balanced = False
     config.axes = (("augment", tuple(SCENARIOS)), ("forget.fraction", (0.1, 0.5)))
-    config.eval.attack = "svc"
-    config.methods = methods(finetune={"lr": 0.013}, random_label={}, salun={})
+    relabel = {"order": "forget_first"}  # the published code's order for this data set
+    config.methods = methods(
+        finetune={"lr": 0.013},
+        random_label={"relabel": relabel},
+        salun={"relabel": relabel, "mask": {"augment": True}},
+    )
     return config

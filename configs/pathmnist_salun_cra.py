@@ -1,29 +1,22 @@
 """Binary PathMNIST, 20% of train removed (50%: `--config=configs/pathmnist_salun_cra.py:0.5`).
 
 "Does Machine Unlearning Preserve Clinical Safety?", Falcao & Cordeiro 2026,
-https://arxiv.org/abs/2604.23854. The paper's text leaves open whether a random label may be the
-true one: `_flip` entries never draw it.
+https://arxiv.org/abs/2604.23854. The paper's text leaves open how the
+random labels are drawn: entries compare three ways, see `by_labels`.
 """
 
-from jaxunlearn.config import default, methods
+from jaxunlearn.config import as_published, by_labels, default, methods
 
 
 def get_config(fraction="0.2"):
     config = default()
+    as_published(config)
     config.name = "pathmnist_salun_cra"
     config.data.name = "pathmnist"
     config.data.size = 64
     config.data.binary = True
     config.forget.fraction = float(fraction)
-    config.eval.attack = "svc"
-    flip = {"relabel": {"exclude_true": True}}
     config.methods = methods(
-        finetune={"lr": 0.013},
-        random_label={},
-        random_label_flip={"method": "random_label", **flip},
-        salun={},
-        salun_flip={"method": "salun", **flip},
-        salun_cra={},
-        salun_cra_flip={"method": "salun_cra", **flip},
+        finetune={"lr": 0.013}, **by_labels("random_label", "salun", "salun_cra")
     )
     return config

@@ -63,6 +63,8 @@ def default() -> ConfigDict:
             "methods": {},  # see `methods`
             "eval": {
                 "attack": "threshold",  # MIA: threshold, or svc as in the published code
+                # What it learns from: all of retain, weighed, or as published its first examples.
+                "members": "all",
                 "scenarios": ((1.0, 1.0), (20.0, 1.0)),  # costs (C_FN, C_FP) of the global risk
                 "malignant_rule": "argmax",  # of several classes: argmax, or sum of probabilities
                 "batch_size": 512,
@@ -92,6 +94,32 @@ def methods(**entries: Mapping[str, Any]) -> ConfigDict:
         filled[name] = ConfigDict(settings)
         _change(filled[name], changes, f"methods.{name}")
     return ConfigDict(filled, sort_keys=False)  # results show them in this order
+
+
+def by_labels(*names: str, **settings: Any) -> dict[str, dict[str, Any]]:
+    """Entries of `methods` that compare the ways to draw random labels, for relabelling methods.
+
+    Args:
+      *names: the methods; each gets the entries NAME (over all classes again in every epoch, as
+        published), NAME_once (over all classes, one draw for the request) and NAME_flip (in every
+        epoch, never the true label).
+      **settings: what all of them have in common.
+    """
+    relabels = {"": {}, "_once": {"every_epoch": False}, "_flip": {"exclude_true": True}}
+    return {
+        name + suffix: {"method": name, **settings, "relabel": relabel}
+        for name in names
+        for suffix, relabel in relabels.items()
+    }
+
+
+def as_published(config: ConfigDict) -> None:
+    """Sets what the papers' code has and the library's defaults have not; see docs/fidelity.md."""
+    config.train.keep = "best_val"
+    config.augment_params.crop_flip.pixels = 4  # at any size
+    config.augment_params.random_erasing.fill = (0,)  # black, since it erases before normalising
+    config.eval.attack = "svc"
+    config.eval.members = "first"
 
 
 def _change(settings: ConfigDict, changes: Any, where: str) -> None:
@@ -182,6 +210,7 @@ def check(config: ConfigDict) -> None:
     models.build(num_classes=2, **config.model)
     for field, table in (
         ("attack", metrics.privacy.ATTACKS),
+        ("members", metrics.privacy.MEMBERS),
         ("malignant_rule", metrics.clinical.MALIGNANT_RULES),
     ):
         if config.eval[field] not in table:

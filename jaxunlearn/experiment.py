@@ -42,7 +42,7 @@ from jaxunlearn.store import (
 INCIDENTAL = ("store", "devices", "checkpoint_every")
 SETS = ("train", "val", "test")
 # The library's code that makes a model what it is: edit it, and models are made anew.
-TRAINING_CODE = ("training.py", "models", "augment/ops.py", "augment/policies.py")
+TRAINING_CODE = ("training.py", "keys.py", "models", "augment/ops.py", "augment/policies.py")
 METHODS_CODE = ("saliency.py", "methods")
 
 
@@ -237,6 +237,7 @@ class Lab:
             split=split,
             images=self.images,
             labels=dataset.train.labels,
+            val=dataset.val,
             malignant=dataset.malignant,
             seed=seed,
             setup=setup,
@@ -250,12 +251,19 @@ class Lab:
             """With the share of what other methods computed; a resumed run has it already."""
             return seconds if resume else seconds + shared.seconds_saved - saved
 
-        def checkpoint(done, state, history, seconds):
-            if done % self.config.checkpoint_every == 0:
-                meta = {"done": done, "history": history, "seconds": own_seconds(seconds)}
-                leaves = jax.device_get(jax.tree.leaves(state))
-                kept = f"{key}.pass-{done:06d}"
-                self.store.put(kept, meta=meta, trees={"state": leaves})
+        def checkpoint(point):
+            if len(point.history) % self.config.checkpoint_every == 0:
+                meta = {
+                    "done": point.done,
+                    "history": point.history,
+                    "seconds": own_seconds(point.seconds),
+                    "answers": point.answers,
+                }
+                trees = {"state": jax.device_get(point.state)}
+                if point.saved:
+                    trees["saved"] = point.saved
+                kept = f"{key}.pass-{len(point.history):06d}"
+                self.store.put(kept, meta=meta, trees=trees)
                 self.store.remove(f"{key}.pass-*", before=kept)
 
         def fail(problem: object, variables: training.Variables) -> NoReturn:
@@ -323,10 +331,13 @@ class Lab:
                 continue
             try:
                 meta, leaves = read_meta(entry), load_tree(entry / "state")
+                saved = load_tree(entry / "saved") if (entry / "saved").exists() else {}
             except OSError:  # another run has gone further, and removed it
                 continue
             self.console.print(f"resumed after epoch {len(meta['history'])}", highlight=False)
-            return meta["done"], leaves, meta["history"], meta["seconds"]
+            return training.Point(
+                meta["done"], leaves, meta["history"], meta["seconds"], meta["answers"], saved
+            )
         return None
 
     def judge(self, name: str, seed: int, model: Stored) -> dict[str, Any]:
@@ -353,6 +364,7 @@ class Lab:
             malignant=self.dataset.malignant,
             scenarios=config.eval.scenarios,
             attack=config.eval.attack,
+            members=config.eval.members,
             malignant_rule=config.eval.malignant_rule,
             seed=seed,
         )

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from jaxunlearn import devices
+from jaxunlearn.keys import stage_key, stage_rng
 from jaxunlearn.methods.task import Task
 from jaxunlearn.models import Model
 from jaxunlearn.training import batches, normalise
@@ -17,7 +18,8 @@ from jaxunlearn.training import batches, normalise
 DEFAULTS = {
     "ratio": 0.5,  # share of the weights that may change
     "scope": "global",  # one threshold over all weights, or "per_layer": the ratio in every array
-    "compat": False,  # mask the gradient before the optimizer, as the published code does
+    "augment": False,  # True: from shuffled, augmented images, as the published script makes it
+    "compat": False,  # mask the gradient before the optimizer, as published before February 2026
 }
 SCOPES = ("global", "per_layer")
 RULES = {
@@ -28,14 +30,20 @@ RULES = {
 
 @functools.cache
 def make_gradient(
-    model: Model, num_classes: int, mean: tuple[float, ...], std: tuple[float, ...]
+    model: Model,
+    num_classes: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    augment: Callable | None,
 ) -> Callable:
     """Returns a program that adds one batch's gradient of the mean cross-entropy to a sum."""
 
-    def gradient(total, variables, images, labels, order, weight, position):
+    def gradient(total, variables, images, labels, order, weight, key, position):
         index, row = order[position], weight[position]
-        targets = jax.nn.one_hot(labels[index], num_classes)
-        batch = normalise(images[index], mean, std)
+        batch, targets = images[index], jax.nn.one_hot(labels[index], num_classes)
+        if augment is not None:
+            batch, targets = augment(batch, targets, jax.random.fold_in(key, position))
+        batch = normalise(batch, mean, std)
 
         def loss_fn(params):
             logits, _ = model.apply({**variables, "params": params}, batch, False)
@@ -47,26 +55,40 @@ def make_gradient(
     return gradient
 
 
-def forget_gradient(task: Task) -> Any:
+def forget_gradient(task: Task, augmented: bool = False) -> Any:
     """Returns |Σ_batches ∇ mean CE(f(x), y)| over the forget set, a pytree of numpy arrays.
 
-    The original in evaluation mode, true labels, examples in order, no augmentation: as SalUn
-    computes it (Fan et al. 2024, https://arxiv.org/abs/2310.12508, eq. 4).
+    The original in evaluation mode, with the true labels (Fan et al. 2024,
+    https://arxiv.org/abs/2310.12508).
+
+    Args:
+      task: the original and its forget set.
+      augmented: False: the images as they are, in order, as in the paper's equation 4; True:
+        shuffled, and under the run's augmentation, as the published script computes it.
     """
     mesh, setup = task.programs.mesh, task.setup
-    order, weight = batches(task.split.forget, setup.batch_size)
+    forget = task.split.forget
+    if augmented:
+        forget = stage_rng("mask", task.seed).permutation(forget)
+    order, weight = batches(forget, setup.batch_size)
     rows = (devices.shard_batches(order, mesh), devices.shard_batches(weight, mesh))
     zeros = jax.tree.map(np.zeros_like, task.original["params"])
-    total, variables, labels, positions = devices.replicate(
-        (zeros, task.original, task.labels, list(np.arange(len(order), dtype=np.int32))), mesh
+    total, variables, labels, key, positions = devices.replicate(
+        (
+            zeros,
+            task.original,
+            task.labels,
+            stage_key("mask", task.seed, 0),
+            list(np.arange(len(order), dtype=np.int32)),
+        ),
+        mesh,
     )
-    program = task.programs(
-        make_gradient(setup.model, setup.num_classes, setup.mean, setup.std),
-        *(total, variables, task.images, labels, *rows, positions[0]),
-        donate=(0,),
-    )
+    fixed = (variables, task.images, labels, *rows, key)
+    augment = setup.augment if augmented else None
+    gradient = make_gradient(setup.model, setup.num_classes, setup.mean, setup.std, augment)
+    program = task.programs(gradient, total, *fixed, positions[0], donate=(0,))
     for position in positions:
-        total = program(total, variables, task.images, labels, *rows, position)
+        total = program(total, *fixed, position)
     return jax.tree.map(np.abs, jax.device_get(total))
 
 
@@ -88,10 +110,10 @@ def saliency_mask(task: Task, config: Any) -> Any:
 
     Args:
       task: the original and its forget set.
-      config: `ratio`, `scope`, `compat`: see `DEFAULTS`.
+      config: `ratio`, `scope`, `augment`: see `DEFAULTS`.
     """
-    what = f"forget gradient by batches of {task.setup.batch_size}"
-    gradient = task.shared.get(what, lambda: forget_gradient(task), task.programs)
+    what = f"forget gradient by batches of {task.setup.batch_size}, augmented {config.augment}"
+    gradient = task.shared.get(what, lambda: forget_gradient(task, config.augment), task.programs)
     leaves, structure = jax.tree.flatten(gradient)
     if config.scope == "per_layer":
         masks = [top(leaf.ravel(), config.ratio) for leaf in leaves]

@@ -9,8 +9,7 @@ hot loop moves nothing.
 import dataclasses
 import functools
 import time
-import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxunlearn import devices
 from jaxunlearn.errors import UserError
+from jaxunlearn.keys import stage_key, stage_rng
 from jaxunlearn.models import Model
 
 Variables = dict[str, Any]  # {"params": pytree, and any other collection, such as "batch_stats"}
@@ -94,6 +94,33 @@ class Replace:
 
 
 @dataclasses.dataclass(frozen=True)
+class Ask:
+    """Ask for a number that the present variables give, such as the accuracy on validation.
+
+    `answer = yield Ask(question)`. A resumed run gives the answers that were given before.
+    """
+
+    question: Callable[[Variables], float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Save:
+    """Keep a copy of the present variables under a name, in place of an earlier one."""
+
+    name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Restore:
+    """Replace the model's variables by those saved under a name; the optimizer starts anew."""
+
+    name: str
+
+
+Action = Pass | Replace | Ask | Save | Restore
+
+
+@dataclasses.dataclass(frozen=True)
 class Setup:
     """What is the same for every step of a run; the compiled step is kept under it."""
 
@@ -163,6 +190,26 @@ class Result(NamedTuple):
     history: list[dict[str, float]]
 
 
+class Point(NamedTuple):
+    """Where a run stands after a pass: all that it takes to go on from there.
+
+    Attributes:
+      done: actions carried out.
+      state: the train state's leaves.
+      history: as `Result.history`.
+      seconds: as `Result.seconds`.
+      answers: to the method's questions (`Ask`), in order.
+      saved: variables by name (`Save`).
+    """
+
+    done: int
+    state: list[Any]
+    history: list[dict[str, float]]
+    seconds: float
+    answers: list[float]
+    saved: dict[str, Variables]
+
+
 class DivergedError(UserError):
     """The loss became NaN or infinite; `variables` are the last good ones."""
 
@@ -194,17 +241,6 @@ class Programs:
             self._compiled[kept_under] = jitted.lower(*args).compile()
             self.seconds += time.perf_counter() - start
         return self._compiled[kept_under]
-
-
-def stage_key(stage: str, seed: int, epoch: int) -> jax.Array:
-    """The key of one epoch: any step can be computed again alone, so resuming is exact."""
-    key = jax.random.fold_in(jax.random.key(seed), np.uint32(zlib.crc32(stage.encode())))
-    return jax.random.fold_in(key, np.uint32(epoch))
-
-
-def stage_rng(stage: str, seed: int, epoch: int = 0) -> np.random.Generator:
-    """The same for draws made on the host."""
-    return np.random.default_rng([zlib.crc32(stage.encode()), seed, epoch])
 
 
 def fresh(setup: Setup, images: jax.Array, seed: int, programs: Programs) -> Variables:
@@ -346,7 +382,7 @@ Progress = Callable[[float, int, float, float], None]
 
 
 def run(
-    passes: Iterable[Pass | Replace],
+    actions: Iterable[Action],
     variables: Variables,
     images: jax.Array,
     setup: Setup,
@@ -355,13 +391,13 @@ def run(
     seed: int,
     programs: Programs,
     progress: Progress = lambda *_: None,
-    resume: tuple[int, list[np.ndarray], list[dict[str, float]], float] | None = None,
-    checkpoint: Callable[[int, TrainState, list[dict[str, float]], float], None] | None = None,
+    resume: Point | None = None,
+    checkpoint: Callable[[Point], None] | None = None,
 ) -> Result:
-    """Carries out a method's passes.
+    """Carries out what a method yields.
 
     Args:
-      passes: what to do, in order.
+      actions: what to do, in order; a generator where it asks (`Ask`).
       variables: where to start; left as they are.
       images: training images uint8 `[N, H, W, C]`, on the mesh.
       setup: what is the same for every step.
@@ -369,39 +405,64 @@ def run(
       seed: the run's seed.
       programs: compiled programs, kept from run to run.
       progress: called as the work goes on.
-      resume: (passes done, the state's leaves, history, seconds) of an earlier, interrupted run.
-      checkpoint: called after every pass with (passes done, state, history, seconds).
+      resume: where an earlier, interrupted run stood.
+      checkpoint: called after every pass.
 
     Raises:
       DivergedError: the loss or the gradient became NaN or infinite.
     """
     mesh = programs.mesh
     state = start_state(variables, setup, mesh)
-    history: list[dict[str, float]] = []
-    done, seconds = 0, 0.0
+    point = resume or Point(0, [], [], 0.0, [], {})
+    history, answers, saved = list(point.history), list(point.answers), dict(point.saved)
     if resume is not None:
-        done, leaves, history, seconds = resume
-        state = devices.replicate(jax.tree.unflatten(jax.tree.structure(state), leaves), mesh)
+        structure = jax.tree.structure(state)
+        state = devices.replicate(jax.tree.unflatten(structure, resume.state), mesh)
+    seconds, old = point.seconds, iter(point.answers)
     clock, compiled = time.perf_counter(), programs.seconds
     compile_start = programs.seconds
-    for number, action in enumerate(passes):
-        if number < done:  # already in the state that we resumed from, and in its seconds
+    for number, (action, answer) in enumerate(_conversation(actions)):
+        if number < point.done:  # already in the state that we resumed from, and in its seconds
+            if isinstance(action, Ask):
+                answer(next(old))
             clock, compiled = time.perf_counter(), programs.seconds
             continue
-        if isinstance(action, Replace):
-            state = start_state(action.variables, setup, mesh)
-        else:
+        if isinstance(action, Ask):
+            answers.append(float(action.question(state.variables)))
+            answer(answers[-1])
+        elif isinstance(action, Save):
+            saved[action.name] = jax.tree.map(np.array, jax.device_get(state.variables))
+        elif isinstance(action, Pass):
             state, metrics = _run_pass(
                 action, len(history), state, images, setup, stage, seed, programs, progress
             )
             history.append(metrics)
+        else:
+            new = saved[action.name] if isinstance(action, Restore) else action.variables
+            state = start_state(new, setup, mesh)
         jax.block_until_ready(state)
         seconds += time.perf_counter() - clock - (programs.seconds - compiled)
-        if checkpoint is not None:
-            checkpoint(number + 1, state, history, seconds)
+        if checkpoint is not None and isinstance(action, Pass):
+            leaves = jax.tree.leaves(state)
+            checkpoint(
+                Point(number + 1, leaves, list(history), seconds, list(answers), dict(saved))
+            )
         clock, compiled = time.perf_counter(), programs.seconds
     seconds += time.perf_counter() - clock - (programs.seconds - compiled)
     return Result(state.variables, seconds, programs.seconds - compile_start, history)
+
+
+def _conversation(actions: Iterable[Action]) -> Iterator[tuple[Action, Callable[[float], None]]]:
+    """The actions, each with a function that gives a generator the answer to it."""
+    replies: list[float | None] = []
+    iterator = iter(actions)
+    while True:
+        reply = replies.pop() if replies else None
+        try:
+            action = next(iterator) if reply is None else iterator.send(reply)  # type: ignore[attr-defined]
+        except StopIteration:
+            return
+        yield action, replies.append
 
 
 def _run_pass(

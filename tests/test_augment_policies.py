@@ -302,6 +302,20 @@ def test_magnitudes_of_trivialaugment():
     )
 
 
+def test_bins_are_torchvisions():
+    """What torch 2.13 gives for its linspace, as whole pixels and to the bit."""
+    space = policies.wide_space(31, (32, 32, 3))
+    pixels = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]  # bin 15 is 15.999998
+    pixels += [17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 32]
+    assert space["translate_x"].tolist() == pixels
+    shear = policies.bins(0, 0.99, 31)
+    assert shear.dtype == np.float32
+    bits = ["0x1.0e56040000000p-5", "0x1.d916880000000p-2", "0x1.0e56040000000p-1"]
+    assert [float(x).hex() for x in shear[[1, 14, 16]]] == bits
+    # An enhancer's factor is 1 and a float32, added in float64.
+    assert policies.magnitude(space, "color", 1, 0) == 1 + float(shear[1])
+
+
 def test_magnitudes_of_randaugment_and_augmix():
     space = policies.narrow_space(31, (331, 662, 3))
     assert tuple(space) == policies.OPS
@@ -311,6 +325,16 @@ def test_magnitudes_of_randaugment_and_augmix():
     space = policies.mix_space(10, (30, 60, 3))
     assert space["translate_x"][-1] == 20 and space["translate_y"][-1] == 10
     assert list(space["posterize"][:3]) == [4, 4, 3]
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_crops_by_pixels_are_of_so_many_at_any_size(size):
+    draw, _ = policies.crop_flip(pixels=4)
+    keys = jax.random.split(jax.random.key(0), 400)
+    corners = np.asarray(jax.vmap(lambda key: draw(key, (size, size, 3))["corner"])(keys))
+    assert corners.min() == 0 and corners.max() == 8
+    with pytest.raises(UserError, match=r"crop_flip: pixels -1; allowed: 0 or more"):
+        policies.crop_flip(pixels=-1)
 
 
 def test_sign_turns_only_what_has_a_direction():

@@ -121,6 +121,15 @@ def test_batch_norm_equals_its_plain_self(shape):
     np.testing.assert_allclose(variance.ravel(), np.var(x, (0, 1, 2)), rtol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(256, 64, 64, 16), (256, 32, 32, 64), (64, 28, 28, 64)])
+def test_moments_of_large_batches_are_as_exact_as_float32_allows(shape):
+    x = np.random.default_rng(0).normal(1, 2, shape).astype(np.float32)
+    _, mean, variance = jax.jit(layers.normalise)(x, *np.ones((2, 1, 1, 1, shape[-1]), np.float32))
+    exact = x.astype(np.float64)
+    np.testing.assert_allclose(mean.ravel(), exact.mean((0, 1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(variance.ravel(), exact.var((0, 1, 2)), rtol=1e-6)
+
+
 @pytest.mark.parametrize("plain", [False, True])
 def test_variance_survives_a_mean_far_from_zero(plain):
     # E[x²] − E[x]² in float32 would leave nothing of a variance of 1 under a mean of 10⁴.

@@ -1,4 +1,5 @@
 import inspect
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -118,6 +119,20 @@ def test_random_labels_leave_the_retain_set_and_the_truth_alone():
     before = task.labels.copy()
     assert (random_label.relabel(task, True)[10:] == before[10:]).all()
     assert (task.labels == before).all()
+
+
+def test_labels_are_drawn_as_a_replay_in_numpy_draws_them():
+    """Anew in every epoch, over all classes, from a stream of their own: by the published code."""
+    task = toy.task(seed=5)
+    passes = METHODS["random_label"].passes(task, toy.settings("random_label", epochs=3))
+    for epoch, action in enumerate(passes):
+        rng = np.random.default_rng([zlib.crc32(b"relabel"), 5, epoch])
+        expected = task.labels.copy()
+        for example, label in zip(range(10), rng.integers(0, toy.NUM_CLASSES, 10), strict=True):
+            expected[example] = label
+        assert (action.labels == expected).all()
+        assert sorted(action.indices) == list(range(40))  # one shuffled stream of both
+    assert epoch == 2
 
 
 def test_labels_are_drawn_once_or_every_epoch():
@@ -281,3 +296,17 @@ def test_milestones_are_the_papers():
     # ×0.1 at epochs 91 and 136 of 182
     expected = [1.0] * 91 + [0.1] * 45 + [0.01] * 46
     assert [action.lr for action in actions] == pytest.approx(expected)
+
+
+def test_the_epoch_kept_is_the_first_of_the_best_on_validation():
+    def train(epochs, keep):
+        task = toy.task(the_setup=toy.setup(batch_size=16))
+        values = {"epochs": epochs, "lr": 0.1, "schedule": "constant", "batch_size": 16}
+        return toy.unlearn("retrain", task, keep=keep, **values).variables
+
+    task = toy.task()
+    by_epoch = [train(epochs, "last") for epochs in range(1, 11)]
+    accuracies = [task.val_accuracy(variables) for variables in by_epoch]
+    best = int(np.argmax(accuracies))
+    assert best < 9  # earlier than the last
+    assert toy.same_bits(train(10, "best_val"), by_epoch[best])

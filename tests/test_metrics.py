@@ -9,7 +9,13 @@ from jaxunlearn.errors import UserError
 from jaxunlearn.metrics import Predictions, clinical
 from jaxunlearn.metrics.predictions import confidence, probabilities
 
-SETTINGS = dict(scenarios=((1, 1), (20, 1)), attack="threshold", malignant_rule="argmax", seed=0)
+SETTINGS = dict(
+    scenarios=((1, 1), (20, 1)),
+    attack="threshold",
+    members="all",
+    malignant_rule="argmax",
+    seed=0,
+)
 
 
 def certain(answers, labels, num_classes=2):

@@ -37,6 +37,7 @@ def example(seeds=1, methods=METHODS, malignant=(0,), num_classes=2, synthetic=T
                 malignant=malignant,
                 scenarios=((1.0, 1.0), (20.0, 1.0)),
                 attack="threshold",
+                members="all",
                 malignant_rule="argmax",
                 seed=seed,
             )

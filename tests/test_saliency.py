@@ -4,7 +4,8 @@ import optax
 import pytest
 import toy
 
-from jaxunlearn import saliency, training
+from jaxunlearn import augment, keys, saliency, training
+from jaxunlearn.data.forget import Split
 
 
 def flat(tree):
@@ -95,3 +96,24 @@ def test_the_gradient_of_other_batches_is_another_one():
     assert toy.same_bits(
         saliency.saliency_mask(small, config), saliency.saliency_mask(alone, config)
     )
+
+
+def test_the_scripts_mask_is_of_shuffled_augmented_images():
+    shuffled = keys.stage_rng("mask", 0).permutation(np.arange(10))
+    plain = toy.task(the_setup=toy.setup(batch_size=4))
+    same = plain._replace(split=Split(shuffled, plain.split.retain))
+    np.testing.assert_array_equal(
+        flat(saliency.forget_gradient(plain, augmented=True)), flat(saliency.forget_gradient(same))
+    )
+    # By batches of one: each augmented image alone, by the key of its place.
+    task = toy.task(the_setup=toy.setup(batch_size=1, augment=augment.build("crop_flip")))
+    key = keys.stage_key("mask", 0, 0)
+    images = np.array(task.images)
+    for place, index in enumerate(shuffled):
+        one = images[index][None]
+        drawn, _ = task.setup.augment(one, np.ones((1, 3)), jax.random.fold_in(key, place))
+        images[index] = np.asarray(drawn)[0]
+    expected = saliency.forget_gradient(toy.task(the_setup=task.setup, images=images))
+    got = saliency.forget_gradient(task, augmented=True)
+    np.testing.assert_allclose(flat(got), flat(expected), rtol=1e-3, atol=1e-6)
+    assert not np.allclose(flat(got), flat(saliency.forget_gradient(task)), rtol=1e-2)

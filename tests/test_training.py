@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import toy
 
-from jaxunlearn import devices, models, training
+from jaxunlearn import devices, keys, models, training
 from jaxunlearn.errors import UserError
 
 TRACES = Counter()
@@ -80,7 +80,7 @@ def test_sgd_equals_pytorchs_formula_computed_by_hand():
     velocity = np.zeros_like(w)
     x = (np.asarray(task.images).reshape(40, -1) / 255 - 0.5) / 0.5
     for epoch in range(2):
-        shuffled = training.stage_rng("train", 0, epoch).permutation(np.arange(40))
+        shuffled = keys.stage_rng("train", 0, epoch).permutation(np.arange(40))
         for chunk in (shuffled[:16], shuffled[16:32], shuffled[32:]):  # the last of 8 only
             logits = x[chunk] @ w
             p = np.exp(logits - logits.max(1, keepdims=True))
@@ -146,13 +146,49 @@ def test_the_scanned_epoch_of_accelerators_equals_the_loop(monkeypatch):
     np.testing.assert_allclose(logits, mapped, rtol=1e-4, atol=1e-5)
 
 
+def copied(point):
+    """The point with its state on the host, as a store keeps it."""
+    return point._replace(state=[np.array(leaf) for leaf in jax.device_get(point.state)])
+
+
+def test_the_best_of_asked_and_saved_is_restored_and_resumes_to_the_same_bits():
+    task, points = toy.task(), []
+    heard = []
+
+    def best(values):
+        """As a method that keeps the pass with the largest of made-up accuracies."""
+        heard.clear()
+        values = iter(values)
+        top = -1.0
+        for action in epochs(4, task.labels):
+            yield action
+            answer = yield training.Ask(lambda variables: next(values))
+            heard.append(answer)
+            if answer > top:
+                top = answer
+                yield training.Save("best")
+        yield training.Restore("best")
+
+    def checkpoint(point):
+        points.append(copied(point))
+
+    two = train(epochs(2, task.labels))
+    whole = train(best([0.1, 0.7, 0.3, 0.7]), checkpoint=checkpoint)  # a tie keeps the first
+    assert heard == [0.1, 0.7, 0.3, 0.7]
+    assert toy.same_bits(two.variables, whole.variables)
+    for point in points:
+        # What was answered before is not asked again.
+        resumed = train(best([0.1, 0.7, 0.3, 0.7][len(point.history) - 1 :]), resume=point)
+        assert heard == [0.1, 0.7, 0.3, 0.7]
+        assert toy.same_bits(whole.variables, resumed.variables)
+
+
 @pytest.mark.parametrize("done", [1, 2, 3])
 def test_resuming_after_any_pass_gives_the_same_bits(done):
     task, points = toy.task(), {}
 
-    def checkpoint(number, state, history, seconds):
-        leaves = [np.array(leaf) for leaf in jax.tree.leaves(jax.device_get(state))]
-        points[number] = (number, leaves, list(history), seconds)
+    def checkpoint(point):
+        points[point.done] = copied(point)
 
     whole = train(epochs(4, task.labels), checkpoint=checkpoint)
     resumed = train(epochs(4, task.labels), resume=points[done])
@@ -163,7 +199,7 @@ def test_resuming_after_any_pass_gives_the_same_bits(done):
 def test_a_loss_that_is_not_finite_stops_with_place_hint_and_last_good_parameters():
     task = toy.task()
     marked = np.zeros(40, np.float32)
-    second_epoch = training.stage_rng("train", 0, 1).permutation(np.arange(40))
+    second_epoch = keys.stage_rng("train", 0, 1).permutation(np.arange(40))
     passes = epochs(2, task.labels, failing_objective, examples={"marked": marked})
     marked_later = marked.copy()
     marked_later[second_epoch[16]] = 1  # first example of the second batch

@@ -7,7 +7,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxunlearn import augment, config, devices, models, training
+from jaxunlearn import augment, config, devices, keys, models, training
+from jaxunlearn.data.dataset import Examples
 from jaxunlearn.data.forget import Split
 from jaxunlearn.methods import METHODS
 from jaxunlearn.methods.task import Shared, Task
@@ -43,7 +44,7 @@ def setup(**changes):
 
 @functools.cache
 def initial(seed=0):
-    key = training.stage_key("init", seed, 0)
+    key = keys.stage_key("init", seed, 0)
     init = jax.jit(setup().model.init)
     return jax.device_get(init(key, np.zeros((1, 8, 8, 1), np.float32)))
 
@@ -57,6 +58,7 @@ def task(seed=0, the_setup=None, count=1, malignant=(2,), images=None):
         split=Split(np.arange(10), np.arange(10, 40)),
         images=devices.replicate(images, on.mesh),
         labels=labels,
+        val=Examples(*images_and_labels(30, seed=1)),
         malignant=malignant,
         seed=seed,
         setup=the_setup or setup(),

@@ -58,12 +58,17 @@ def none() -> Policy:
     return lambda key, shape: (), lambda images, targets, choices: (images, targets)
 
 
-def crop_flip(padding: float = 4 / 32) -> Policy:
-    """Zero-pads by `padding` of the size, crops at random, mirrors left to right with p .5."""
+def crop_flip(padding: float = 4 / 32, pixels: int = 0) -> Policy:
+    """Zero-pads, crops at random, mirrors left to right with p .5.
+
+    By `pixels`, or where that is 0 by `padding`, a share of the size. The papers' code pads by 4
+    pixels whatever the size.
+    """
     _require(0 <= padding <= 1, "crop_flip", f"padding {padding}", "0 to 1, a share of the size")
+    _require(pixels >= 0, "crop_flip", f"pixels {pixels}", "0 or more")
 
     def pad(shape):
-        return round(padding * max(shape[:2]))
+        return pixels or round(padding * max(shape[:2]))
 
     def draw(key, shape):
         key_crop, key_flip = jax.random.split(key)
@@ -99,18 +104,30 @@ def rotate90_flip() -> Policy:
 # ---- Policies over the ops of Pillow
 
 
+def bins(start: float, end: float, num_bins: int) -> np.ndarray:
+    """Evenly spaced magnitudes float32 `[num_bins]`, rounded as torchvision's are.
+
+    Counted in float32 steps from both ends to the middle, each value rounded once, so that a whole
+    number may be missed: bin 15 of 31 from 0 to 32 is 15.999998, and translates by 15 pixels.
+    """
+    low, high, i = np.float32(start), np.float32(end), np.arange(num_bins)
+    step = float((high - low) / np.float32(max(num_bins - 1, 1)))
+    from_high = float(high) - step * (num_bins - 1 - i)
+    return np.where(i < num_bins // 2, float(low) + step * i, from_high).astype(np.float32)
+
+
 def narrow_space(num_bins: int, shape: Shape) -> Space:
     """Magnitudes of AutoAugment and RandAugment."""
     height, width = shape[:2]
     return {
         "identity": np.zeros(num_bins),
-        **dict.fromkeys(("shear_x", "shear_y"), np.linspace(0, 0.3, num_bins)),
-        "translate_x": np.trunc(np.linspace(0, 150 / 331 * width, num_bins)),
-        "translate_y": np.trunc(np.linspace(0, 150 / 331 * height, num_bins)),
-        "rotate": np.linspace(0, 30, num_bins),
-        **dict.fromkeys(ENHANCERS, np.linspace(0, 0.9, num_bins)),
+        **dict.fromkeys(("shear_x", "shear_y"), bins(0, 0.3, num_bins)),
+        "translate_x": np.trunc(bins(0, 150 / 331 * width, num_bins)),
+        "translate_y": np.trunc(bins(0, 150 / 331 * height, num_bins)),
+        "rotate": bins(0, 30, num_bins),
+        **dict.fromkeys(ENHANCERS, bins(0, 0.9, num_bins)),
         "posterize": 8 - np.round(np.linspace(0, 4, num_bins)),
-        "solarize": np.linspace(255, 0, num_bins),
+        "solarize": bins(255, 0, num_bins),
         **dict.fromkeys(("autocontrast", "equalize"), np.zeros(num_bins)),
     }
 
@@ -118,10 +135,10 @@ def narrow_space(num_bins: int, shape: Shape) -> Space:
 def wide_space(num_bins: int, shape: Shape) -> Space:
     """Magnitudes of TrivialAugmentWide; translation is in pixels, whatever the size."""
     return narrow_space(num_bins, shape) | {
-        **dict.fromkeys(("shear_x", "shear_y"), np.linspace(0, 0.99, num_bins)),
-        **dict.fromkeys(("translate_x", "translate_y"), np.trunc(np.linspace(0, 32, num_bins))),
-        "rotate": np.linspace(0, 135, num_bins),
-        **dict.fromkeys(ENHANCERS, np.linspace(0, 0.99, num_bins)),
+        **dict.fromkeys(("shear_x", "shear_y"), bins(0, 0.99, num_bins)),
+        **dict.fromkeys(("translate_x", "translate_y"), np.trunc(bins(0, 32, num_bins))),
+        "rotate": bins(0, 135, num_bins),
+        **dict.fromkeys(ENHANCERS, bins(0, 0.99, num_bins)),
         "posterize": 8 - np.round(np.linspace(0, 6, num_bins)),
     }
 
@@ -130,16 +147,16 @@ def mix_space(num_bins: int, shape: Shape) -> Space:
     """Magnitudes of AugMix."""
     height, width = shape[:2]
     return narrow_space(num_bins, shape) | {
-        "translate_x": np.trunc(np.linspace(0, width / 3, num_bins)),
-        "translate_y": np.trunc(np.linspace(0, height / 3, num_bins)),
+        "translate_x": np.trunc(bins(0, width / 3, num_bins)),
+        "translate_y": np.trunc(bins(0, height / 3, num_bins)),
         "posterize": np.maximum(4 - np.round(np.linspace(0, 4, num_bins)), 1),
     }
 
 
 def magnitude(space: Space, name: str, level: int, sign: int) -> float:
     """What `ops.apply` takes for an op at a bin of its space; sign 1 is the negative direction."""
-    value = space[name][level] * (-1 if sign and name in SIGNED else 1)
-    return float(1 + value if name in ENHANCERS else value)
+    value = float(space[name][level]) * (-1 if sign and name in SIGNED else 1)
+    return 1 + value if name in ENHANCERS else value
 
 
 def encode(space: Space, shape: Shape) -> Callable[[Array, Array, Array], ops.Step]:

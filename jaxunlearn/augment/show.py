@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from jaxunlearn import augment, data, grid, main
 from jaxunlearn import config as config_lib
 from jaxunlearn.errors import UserError
+from jaxunlearn.keys import stage_rng
 
 OUT = flags.DEFINE_string("out", "augment.png", "The file to write, by its ending PNG, PDF, …")
 DRAWS = flags.DEFINE_integer("draws", 10, "Columns: training images, each drawn for anew.", 1)
@@ -45,7 +46,7 @@ def draw(config: ConfigDict, dataset: data.Dataset, draws: int, seed: int) -> di
       seed: of the choice of images and of every augmentation.
     """
     train = dataset.train
-    order = np.random.default_rng(seed).permutation(len(train))
+    order = stage_rng("show", seed).permutation(len(train))
     # By how many of its class come before an image: one of each class, then a second of each.
     nth = np.empty(len(order), int)
     for label in range(dataset.num_classes):

@@ -7,6 +7,7 @@ import pooch
 
 from jaxunlearn.data.dataset import Examples
 from jaxunlearn.errors import UserError, one_line
+from jaxunlearn.keys import stage_rng
 
 
 def fetch(url: str, md5: str, folder: Path, name: str) -> Path:
@@ -32,7 +33,7 @@ def fetch(url: str, md5: str, folder: Path, name: str) -> Path:
 
 def hold_out(examples: Examples, seed: int) -> tuple[Examples, Examples]:
     """Train and validation: a random tenth, at least one example, is held out."""
-    order = np.random.default_rng(seed).permutation(len(examples))
+    order = stage_rng("validation", seed).permutation(len(examples))
     num_val = max(1, round(0.1 * len(examples)))
     val, train = np.sort(order[:num_val]), np.sort(order[num_val:])
     return (

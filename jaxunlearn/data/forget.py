@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxunlearn.data.dataset import Dataset
 from jaxunlearn.errors import UserError, one_line, unknown
+from jaxunlearn.keys import stage_rng
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +131,7 @@ def _fraction(request: Any, dataset: Dataset) -> np.ndarray:
     fraction = _checked("fraction", request.fraction)
     if request.balanced:
         return _share(request, dataset, [fraction] * dataset.num_classes)
-    order = np.random.default_rng(request.seed).permutation(len(dataset.train))
+    order = stage_rng("forget", request.seed).permutation(len(dataset.train))
     return order[: round(fraction * len(order))]
 
 
@@ -149,7 +150,7 @@ def _per_class(request: Any, dataset: Dataset) -> np.ndarray:
 
 def _share(request: Any, dataset: Dataset, fractions: Iterable[float]) -> np.ndarray:
     """Random examples, a fraction of each class."""
-    rng = np.random.default_rng(request.seed)
+    rng = stage_rng("forget", request.seed)
     chosen = []
     for label, fraction in enumerate(fractions):
         order = rng.permutation(np.flatnonzero(dataset.train.labels == label))
@@ -177,7 +178,7 @@ def _groups(request: Any, dataset: Dataset) -> np.ndarray:
         return np.flatnonzero(np.isin(groups, list(request.groups)))
     room = round(_checked("fraction", request.fraction) * len(groups))
     chosen = []
-    for i in np.random.default_rng(request.seed).permutation(len(ids)):
+    for i in stage_rng("forget", request.seed).permutation(len(ids)):
         if sizes[i] <= room:
             chosen.append(ids[i])
             room -= sizes[i]

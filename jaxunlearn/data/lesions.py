@@ -6,6 +6,7 @@ import numpy as np
 
 from jaxunlearn.data.dataset import Dataset, Examples
 from jaxunlearn.errors import UserError
+from jaxunlearn.keys import stage_rng
 
 MALIGNANT_SHARE = 0.3
 WRONG_LABELS = 0.05
@@ -48,10 +49,10 @@ def load(config: Any) -> Dataset:
     counts = (config.count, config.count // 5, config.count // 3)
     train, val, test = (
         # At most as many patients as images: numbers from the sum of the sets before are new.
-        _draw(np.random.default_rng((config.seed, i)), count, config.size, sum(counts[:i]))
+        _draw(stage_rng("lesions", config.seed, i), count, config.size, sum(counts[:i]))
         for i, count in enumerate(counts)
     )
-    wrong = np.random.default_rng((config.seed, 3)).permutation(config.count)
+    wrong = stage_rng("wrong labels", config.seed).permutation(config.count)
     wrong = wrong[: round(WRONG_LABELS * config.count)]
     train.labels[wrong] = 1 - train.labels[wrong]
     return Dataset(

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from jaxunlearn.data.dataset import Dataset
 from jaxunlearn.methods import finetune, random_label, retrain, salun, salun_cra
 from jaxunlearn.methods.task import Task
-from jaxunlearn.training import Pass, Replace
+from jaxunlearn.training import Action
 
 # Whether a setting's value fits, and in words what is allowed.
 Rule = tuple[Callable[[Any], bool], str]
@@ -32,7 +32,7 @@ class Method(NamedTuple):
         an augmentation; called before anything is trained.
     """
 
-    passes: Callable[[Task, Any], Iterator[Pass | Replace]]
+    passes: Callable[[Task, Any], Iterator[Action]]
     defaults: dict[str, Any]
     rules: Mapping[str, Rule] = MappingProxyType({})
     check: Callable[[Dataset, Collection[str]], None] = lambda dataset, policies: None

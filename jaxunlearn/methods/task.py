@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxunlearn.data.dataset import Examples
 from jaxunlearn.data.forget import Split
-from jaxunlearn.training import Programs, Setup, Variables
+from jaxunlearn.training import Programs, Setup, Variables, predict
 
 
 class Shared:
@@ -44,6 +45,7 @@ class Task(NamedTuple):
       split: the forget and retain sets, as indices into train.
       images: training images uint8 `[N, H, W, C]`, on the devices.
       labels: true training labels int32 `[N]`.
+      val: the validation set.
       malignant: the labels that count as malignant.
       seed: the run's seed.
       setup: model, number of classes, batch size and the rest that every step shares.
@@ -55,8 +57,16 @@ class Task(NamedTuple):
     split: Split
     images: jax.Array
     labels: np.ndarray
+    val: Examples
     malignant: tuple[int, ...]
     seed: int
     setup: Setup
     programs: Programs
     shared: Shared
+
+    def val_accuracy(self, variables: Variables) -> float:
+        """Accuracy on the validation set, as a fraction."""
+        logits = predict(
+            variables, self.val.images, self.setup, self.programs, self.setup.batch_size
+        )
+        return float(np.mean(logits.argmax(1) == self.val.labels))

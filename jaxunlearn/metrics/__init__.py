@@ -32,6 +32,7 @@ def evaluate(
     malignant: tuple[int, ...],
     scenarios: tuple[tuple[float, float], ...],
     attack: str,
+    members: str,
     malignant_rule: str,
     seed: int,
 ) -> dict[str, Any]:
@@ -42,12 +43,14 @@ def evaluate(
       malignant: labels of the malignant classes; where empty, the clinical values are left out.
       scenarios: pairs of costs (C_FN, C_FP).
       attack: a name in `privacy.ATTACKS`.
+      members: a name in `privacy.MEMBERS`.
       malignant_rule: a name in `clinical.MALIGNANT_RULES`.
-      seed: draws the examples that the attack learns from.
+      seed: draws the resamples that `MIA_spread` is computed over.
 
     Returns:
-      UA, RA, TA and MIA in percent, `n` (sizes of the sets) and, on test, confusion counts, rates
-      as fractions and risks in cost per example by scenario.
+      UA, RA, TA and MIA in percent, `MIA_spread` by the threshold (`privacy.mia_spread`), `n`
+      (sizes of the sets) and, on test, confusion counts, rates as fractions and risks in cost per
+      example by scenario.
 
     Raises:
       UserError: predictions of wrong shape or not finite, or an unknown name.
@@ -56,7 +59,9 @@ def evaluate(
         check(name, predictions[name]) for name in ("forget", "retain", "val", "test")
     )
     values: dict[str, Any] = unlearning.accuracies(forget, retain, test)
-    values["MIA"] = privacy.mia(forget, retain, test, attack, seed)
+    values["MIA"] = privacy.mia(forget, retain, test, attack, members)
+    if attack == "threshold":
+        values["MIA_spread"] = privacy.mia_spread(forget, retain, test, seed)
     values["n"] = {
         "forget": len(forget.labels),
         "retain": len(retain.labels),

@@ -4,20 +4,32 @@ Every attack sees one number an example, the confidence p_y, and learns from exa
 membership is known.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from jaxunlearn.errors import unknown
+from jaxunlearn.keys import stage_rng
 from jaxunlearn.metrics.predictions import Predictions, confidence
 from jaxunlearn.metrics.statistics import best_threshold
 
+Attack = Callable[..., np.ndarray]
 
-def svc(members: np.ndarray, nonmembers: np.ndarray, targets: np.ndarray) -> np.ndarray:
+
+def svc(
+    members: np.ndarray,
+    nonmembers: np.ndarray,
+    targets: np.ndarray,
+    *,
+    balanced: bool = True,
+) -> np.ndarray:
     """The attack of the published code (Fan et al. 2024, https://arxiv.org/abs/2310.12508).
 
     Args:
       members: confidences of examples that the model was trained on, `[M]`.
-      nonmembers: confidences of examples that it was not trained on, `[M]`.
+      nonmembers: confidences of examples that it was not trained on, `[K]`.
       targets: confidences to judge, `[N]`.
+      balanced: weigh the larger side down, so that both count alike.
 
     Returns:
       Which targets are called members, bool `[N]`.
@@ -25,12 +37,20 @@ def svc(members: np.ndarray, nonmembers: np.ndarray, targets: np.ndarray) -> np.
     from sklearn.svm import SVC
 
     features = np.concatenate([members, nonmembers])[:, None]
-    is_member = np.repeat([1, 0], [len(members), len(nonmembers)])
-    classifier = SVC(C=3, kernel="rbf", gamma="auto").fit(features, is_member)
+    sizes = np.array([len(members), len(nonmembers)])
+    is_member = np.repeat([1, 0], sizes)
+    weights = np.repeat(sizes.min() / sizes if balanced else np.ones(2), sizes)
+    classifier = SVC(C=3, kernel="rbf", gamma="auto").fit(features, is_member, weights)
     return classifier.predict(targets[:, None]) == 1
 
 
-def threshold(members: np.ndarray, nonmembers: np.ndarray, targets: np.ndarray) -> np.ndarray:
+def threshold(
+    members: np.ndarray,
+    nonmembers: np.ndarray,
+    targets: np.ndarray,
+    *,
+    balanced: bool = True,
+) -> np.ndarray:
     """The threshold on confidence, and its direction, with the greatest accuracy on what is known.
 
     Of equal accuracies, "member when confidence is high" goes before "member when it is low", then
@@ -43,33 +63,64 @@ def threshold(members: np.ndarray, nonmembers: np.ndarray, targets: np.ndarray) 
     """
     scores = np.concatenate([members, nonmembers])
     is_member = np.repeat([True, False], [len(members), len(nonmembers)])
-    high, errors_high = best_threshold(scores, is_member, 1, 1)
-    low, errors_low = best_threshold(-scores, is_member, 1, 1)
+    # Whole numbers, so that equal accuracies are equal to the bit.
+    missed, false = (len(nonmembers), len(members)) if balanced else (1, 1)
+    high, errors_high = best_threshold(scores, is_member, missed, false)
+    low, errors_low = best_threshold(-scores, is_member, missed, false)
     return targets >= high if errors_high <= errors_low else -targets >= low
 
 
-ATTACKS = {"svc": svc, "threshold": threshold}
+ATTACKS: dict[str, Attack] = {"svc": svc, "threshold": threshold}
+MEMBERS = ("all", "first")
 
 
 def mia(
-    forget: Predictions, retain: Predictions, test: Predictions, attack: str, seed: int
+    forget: Predictions, retain: Predictions, test: Predictions, attack: str, members: str = "all"
 ) -> float:
     """MIA: share of the forget set that the attack calls non-member, in percent; high = forgotten.
 
-    The attack learns from as many random examples of retain as test has (members) and from test
-    (non-members); where retain is the smaller, as many random examples of test as retain has. The
-    seed draws them.
+    The attack learns from retain (members) and test (non-members), and draws nothing at random.
+
+    Args:
+      forget: predictions on the forget set.
+      retain: predictions on the retain set.
+      test: predictions on test.
+      attack: a name in `ATTACKS`.
+      members: "all" of retain, weighed to count as much as test does; or as published the "first"
+        examples of retain, as many as test has (all, where it has fewer), unweighed.
 
     Raises:
-      UserError: `attack` is not in `ATTACKS`.
+      UserError: `attack` or `members` is unknown.
     """
     if attack not in ATTACKS:
         raise unknown("attack", attack, ATTACKS)
-    rng = np.random.default_rng(seed)
-    size = min(len(retain.labels), len(test.labels))
-    members, nonmembers = (
-        confidence(known)[np.sort(rng.choice(len(known.labels), size, replace=False))]
-        for known in (retain, test)
+    if members not in MEMBERS:
+        raise unknown("members", members, MEMBERS)
+    known, nonmembers = confidence(retain), confidence(test)
+    if members == "first":
+        known = known[: len(nonmembers)]
+    called_members = ATTACKS[attack](
+        known, nonmembers, confidence(forget), balanced=members == "all"
     )
-    called_members = ATTACKS[attack](members, nonmembers, confidence(forget))
     return 100 * float(np.mean(~called_members))
+
+
+def mia_spread(
+    forget: Predictions, retain: Predictions, test: Predictions, seed: int, repeats: int = 100
+) -> float:
+    """Standard deviation of MIA by the threshold over what the attack learns from, in points.
+
+    Resamples retain and test (bootstrap), so it says how far the threshold, and MIA with it, hangs
+    on which examples these happened to be. The forget set stays as it is.
+    """
+    rng = stage_rng("mia spread", seed)
+    known, nonmembers, targets = (confidence(one) for one in (retain, test, forget))
+    values = [
+        np.mean(
+            ~threshold(
+                rng.choice(known, len(known)), rng.choice(nonmembers, len(nonmembers)), targets
+            )
+        )
+        for _ in range(repeats)
+    ]
+    return 100 * float(np.std(values, ddof=1))

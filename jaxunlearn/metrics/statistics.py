@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
+from jaxunlearn.keys import stage_rng
+
 LEVEL = 0.95
 
 
@@ -74,7 +76,7 @@ def paired_bootstrap(
     groups = np.arange(len(difference)) if groups is None else groups
     _, where = np.unique(groups, return_inverse=True)
     sums, sizes = np.bincount(where, weights=difference), np.bincount(where)
-    rng = np.random.default_rng(seed)
+    rng = stage_rng("bootstrap", seed)
     draws = (rng.integers(0, len(sums), len(sums)) for _ in range(repeats))
     means = [sums[draw].sum() / sizes[draw].sum() for draw in draws]
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])

@@ -97,7 +97,7 @@ def _experiment_sheet(metrics: dict[str, Any]) -> Sheet:
         rows=rows + (_trivial_rows(retrained, columns) if clinical else []),
         best=_best(models, methods, columns),
         lines={list(models).index("retrained"), len(models) - 1},
-        notes=notes + (_beaten_by_trivial(models) if clinical else []),
+        notes=notes + _spread(models) + (_beaten_by_trivial(models) if clinical else []),
         findings=[_finding(name, models[name]) for name in methods] if clinical else [],
     )
 
@@ -264,6 +264,19 @@ def _notes(metrics: dict[str, Any], columns: list[Column], num_methods: int) -> 
             "difference is reliable, there may still be one."
         )
     return notes
+
+
+def _spread(models: dict[str, Any]) -> list[str]:
+    """How far MIA hangs on the examples that the attack learns from."""
+    spreads = [model["mean"].get("MIA_spread") for model in models.values()]
+    known = [spread for spread in spreads if spread is not None]
+    if not known:
+        return []
+    return [
+        "MIA depends on which examples the attack learns from: over resamples of these its "
+        f"standard deviation is {min(known):.1f} to {max(known):.1f} points (MIA_spread in "
+        "metrics.json)."
+    ]
 
 
 def _beaten_by_trivial(models: dict[str, Any]) -> list[str]:
