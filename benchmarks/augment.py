@@ -219,7 +219,7 @@ def step_rate() -> float:
     variables = model.init(jax.random.key(0), images)
 
     def loss(params, state):
-        logits, _ = model.apply({"params": params, **state}, images, True)
+        logits, _ = model.apply({"params": params, **state}, images, True, None)
         return jax.numpy.mean(jax.nn.log_softmax(logits)[:, 0])
 
     state = {name: value for name, value in variables.items() if name != "params"}

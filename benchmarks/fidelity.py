@@ -27,12 +27,14 @@ import scipy.stats
 import torch_resnet
 from absl import app, flags, logging
 
-from jaxunlearn import augment, config, data, devices, models, saliency, training
+from jaxunlearn import augment, config, data, devices, models, training
 from jaxunlearn.data import forget
 from jaxunlearn.keys import stage_rng
-from jaxunlearn.methods.task import Shared, Task
+from jaxunlearn.methods import Task, saliency
 from jaxunlearn.models import layers
 from jaxunlearn.models.resnet import ResNet
+from jaxunlearn.training.loop import make_epoch
+from jaxunlearn.training.step import Kind, make_step, start_state
 
 WIDTH = flags.DEFINE_integer("width", 16, "Width of the ResNet-18.", lower_bound=1)
 # Ours has another stem for larger images.
@@ -71,7 +73,6 @@ def problem() -> tuple[Task, np.ndarray, np.ndarray]:
     dataset = data.load(values.data)
     setup = training.Setup(
         model=models.build("resnet18", num_classes=dataset.num_classes, width=WIDTH.value),
-        num_classes=dataset.num_classes,
         augment=augment.build(()),
         mean=(0.5,),
         std=(0.5,),
@@ -81,28 +82,23 @@ def problem() -> tuple[Task, np.ndarray, np.ndarray]:
     )
     programs = training.Programs(devices.make_mesh(1))
     images = devices.replicate(dataset.train.images, programs.mesh)
+    bench = training.Bench(setup, images, programs)
     labels = dataset.train.labels
     passes = [training.Pass(training.cross_entropy, np.arange(len(images)), labels, 0.05)] * EPOCHS
     original = training.run(
-        passes,
-        training.fresh(setup, images, SEED.value, programs),
-        images,
-        setup,
-        stage="original",
-        seed=SEED.value,
-        programs=programs,
+        passes, training.fresh(bench, SEED.value), bench, stage="original", seed=SEED.value
     )
+    split, _ = forget.resolve(values.forget, dataset)
     task = Task(
-        original=jax.device_get(original.variables),
-        split=forget.resolve(values.forget, dataset)[0],
-        images=images,
+        forget=split.forget,
+        retain=split.retain,
         labels=labels,
-        val=dataset.val,
+        num_classes=dataset.num_classes,
         malignant=dataset.malignant,
+        val=dataset.val,
         seed=SEED.value,
-        setup=setup,
-        programs=programs,
-        shared=Shared(),
+        original=jax.device_get(original.variables),
+        bench=bench,
     )
     order = stage_rng("batches", SEED.value).permutation(len(images)).astype(np.int32)
     return task, np.resize(order, (STEPS, BATCH.value)), dataset.test.images[:TEST]
@@ -143,30 +139,32 @@ def in_float64(task: Task) -> Task:
     """The same task for computing in float64."""
     fields = {"blocks": (2, 2, 2, 2), "bottleneck": False, "width": WIDTH.value}
     model = models.shipped(
-        ResNet, **fields, num_classes=task.setup.num_classes, dtype=jnp.dtype("float64")
+        ResNet, **fields, num_classes=task.num_classes, dtype=jnp.dtype("float64")
     )
-    return task._replace(
+    setup = dataclasses.replace(task.bench.setup, model=model)
+    return dataclasses.replace(
+        task,
         original=jax.tree.map(np.float64, task.original),
-        setup=dataclasses.replace(task.setup, model=model),
+        bench=task.bench._replace(setup=setup),
     )
 
 
 def ours(task: Task, order: np.ndarray, test: np.ndarray) -> dict[str, Arrays]:
     """What our network gives, by name."""
-    setup, programs = task.setup, task.programs
-    start, images = task.original, task.images
+    setup, images, programs = task.bench
+    start = task.original
 
     def predict(variables):
-        return [training.predict(variables, test, setup, programs, BATCH.value)]
+        return [training.predict(variables, test, task.bench, BATCH.value)]
 
     def loss_fn(params, images, labels):
         batch = training.Batch(
             training.normalise(images, setup.mean, setup.std),
-            jax.nn.one_hot(labels, setup.num_classes),
+            jax.nn.one_hot(labels, task.num_classes),
             jnp.ones(len(labels)),
             {},
         )
-        logits, state = setup.model.apply({**start, "params": params}, batch.images, True)
+        logits, state = setup.model.apply({**start, "params": params}, batch.images, True, None)
         return training.cross_entropy(params, logits, batch, ()), state
 
     (loss, stats), gradient = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))(
@@ -182,19 +180,17 @@ def ours(task: Task, order: np.ndarray, test: np.ndarray) -> dict[str, Arrays]:
         "biased variances": variances,
     }
 
-    epoch = training.Epoch(
-        devices.shard_batches(order, programs.mesh),
-        devices.shard_batches(np.ones(order.shape, np.float32), programs.mesh),
-        *devices.replicate(
-            (np.int32(STEPS), task.labels, np.float32(LR), jax.random.key(0), {}, ()),
-            programs.mesh,
-        ),
+    action = training.Pass(training.cross_entropy, np.arange(len(images)), task.labels, LR)
+    epoch = make_epoch(task.bench, action, stage="fidelity", seed=SEED.value, number=0)
+    weight = np.ones_like(order, np.float32)
+    epoch = epoch._replace(
+        order=devices.shard_batches(order[:, None], programs.mesh),
+        weight=devices.shard_batches(weight[:, None], programs.mesh),
     )
-    state = training.start_state(start, setup, programs.mesh)
-    args = (state, images, epoch, None)
-    step = programs(training.make_step(setup, training.cross_entropy, False), *args, donate=(0,))
+    state = start_state(start, setup, programs.mesh)
+    step = programs(make_step(setup, Kind.of(action)), state, images, epoch, donate=(0,))
     for number in range(1, STEPS + 1):
-        state, metrics = step(state, images, epoch, None)
+        state, metrics = step(state, images, epoch)
         found[f"loss {number}"] = [np.asarray(metrics["loss"] / metrics["count"])]
         if number in (1, STEPS):  # a copy, as the next step takes the state's memory
             trained = jax.tree.map(lambda leaf: np.array(leaf), state.variables)
@@ -209,8 +205,8 @@ def theirs(task: Task, order: np.ndarray, test: np.ndarray, dtype: Any) -> dict[
     import torch
     from torch.nn import BatchNorm2d, functional
 
-    images, labels = np.asarray(task.images), torch.from_numpy(task.labels.astype(np.int64))
-    model = torch_resnet.build(images.shape[-1], WIDTH.value, task.setup.num_classes).to(dtype)
+    images, labels = np.asarray(task.bench.images), torch.from_numpy(task.labels.astype(np.int64))
+    model = torch_resnet.build(images.shape[-1], WIDTH.value, task.num_classes).to(dtype)
     norms = [module for module in model.modules() if isinstance(module, BatchNorm2d)]
 
     def copy(arrays, tensors):
@@ -267,9 +263,7 @@ def theirs(task: Task, order: np.ndarray, test: np.ndarray, dtype: Any) -> dict[
 
     load()  # `predict` left the model in evaluation mode
     model.zero_grad()
-    for rows in np.split(
-        task.split.forget, range(BATCH.value, len(task.split.forget), BATCH.value)
-    ):
+    for rows in np.split(task.forget, range(BATCH.value, len(task.forget), BATCH.value)):
         loss_of(rows).backward()  # adds to the gradient
     found["forget gradient"] = numpy(parameter.grad.abs() for parameter in model.parameters())
     return found
@@ -350,7 +344,7 @@ def compare() -> None:
         found["movement"] = [a.astype(np.float64) - b for a, b in zip(end, start, strict=True)]
     print(
         f"ResNet-18 of width {WIDTH.value}, {SIZE.value} px, batch {BATCH.value}, seed "
-        f"{SEED.value}, {len(task.split.forget)} of {len(task.labels)} images forgotten; "
+        f"{SEED.value}, {len(task.forget)} of {len(task.labels)} images forgotten; "
         f"jax {jax.__version__} on {jax.devices()[0].platform}, PyTorch {torch.__version__}\n"
     )
     pairs = {

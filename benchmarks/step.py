@@ -18,6 +18,8 @@ import torch_resnet
 from absl import app, flags, logging
 
 from jaxunlearn import allocator, augment, devices, models, training
+from jaxunlearn.training.loop import make_epoch
+from jaxunlearn.training.step import Kind, make_step, start_state
 
 WIDTHS = flags.DEFINE_multi_integer("width", [16, 64], "Widths of the ResNet-18.")
 BATCHES = flags.DEFINE_multi_integer("batch", [128, 64], "Batch sizes, one a width.")
@@ -27,11 +29,12 @@ STEPS = flags.DEFINE_integer("steps", 4, "Steps a timing.")
 LR = 0.01
 
 
-def ours(width: int, batch: int, images: np.ndarray, labels: np.ndarray, plain: bool):
+def ours(width: int, batch: int, images: np.ndarray, labels: np.ndarray, custom_gradients: bool):
     """Returns a function that does some steps, and the seconds that compiling took."""
     setup = training.Setup(
-        model=models.build("resnet18", num_classes=10, width=width, plain=plain),
-        num_classes=10,
+        model=models.build(
+            "resnet18", num_classes=10, width=width, custom_gradients=custom_gradients
+        ),
         augment=augment.build(()),
         mean=(0.5,),
         std=(0.5,),
@@ -40,25 +43,20 @@ def ours(width: int, batch: int, images: np.ndarray, labels: np.ndarray, plain: 
     )
     programs = training.Programs(devices.make_mesh(1))
     on_device = devices.replicate(images, programs.mesh)
-    variables = training.fresh(setup, on_device, 0, programs)
-    state = training.start_state(variables, setup, programs.mesh)
-    order, weight = training.batches(np.arange(len(images)), batch)
-    epoch = training.Epoch(
-        devices.shard_batches(order, programs.mesh),
-        devices.shard_batches(weight, programs.mesh),
-        *devices.replicate(
-            (np.int32(1), labels, np.float32(LR), jax.random.key(0), {}, ()), programs.mesh
-        ),
-    )
+    bench = training.Bench(setup, on_device, programs)
+    variables = training.fresh(bench, 0)
+    state = start_state(variables, setup, programs.mesh)
+    action = training.Pass(training.cross_entropy, np.arange(len(images)), labels, LR)
+    epoch = make_epoch(bench, action, stage="bench", seed=0, number=0)
     before = programs.seconds
-    args = (state, on_device, epoch, None)
-    step = programs(training.make_step(setup, training.cross_entropy, False), *args, donate=(0,))
+    args = (state, on_device, epoch)
+    step = programs(make_step(setup, Kind.of(action)), *args, donate=(0,))
     compile_seconds = programs.seconds - before
 
     def steps(count: int) -> None:
         nonlocal state
         for _ in range(count):
-            state, _ = step(state, on_device, epoch, None)
+            state, _ = step(state, on_device, epoch)
         jax.block_until_ready(state)
 
     return steps, compile_seconds
@@ -110,7 +108,6 @@ def evaluation_share(width: int, batch: int) -> float:
     labels = rng.integers(0, 10, count).astype(np.int32)
     setup = training.Setup(
         model=models.build("resnet18", num_classes=10, width=width),
-        num_classes=10,
         augment=augment.build(()),
         mean=(0.5,),
         std=(0.5,),
@@ -118,17 +115,16 @@ def evaluation_share(width: int, batch: int) -> float:
     )
     programs = training.Programs(devices.make_mesh(1))
     on_device = devices.replicate(images, programs.mesh)
-    variables = training.fresh(setup, on_device, 0, programs)
-    passes = [training.Pass(training.cross_entropy, np.arange(count), labels, LR, of=10)] * 10
-    result = training.run(
-        passes, variables, on_device, setup, stage="bench", seed=0, programs=programs
-    )
+    bench = training.Bench(setup, on_device, programs)
+    variables = training.fresh(bench, 0)
+    passes = [training.Pass(training.cross_entropy, np.arange(count), labels, LR, 10)] * 10
+    result = training.run(passes, variables, bench, stage="bench", seed=0)
     test = images[: count // 4]
     for which in (images, test):  # compile
-        training.predict(variables, which, setup, programs, 512)
+        training.predict(variables, which, bench, 512)
     start = time.perf_counter()
     for which in (on_device, test):
-        training.predict(variables, which, setup, programs, 512)
+        training.predict(variables, which, bench, 512)
     seconds = time.perf_counter() - start
     return seconds / (seconds + result.seconds)
 
@@ -142,8 +138,8 @@ def main(argv: list[str]) -> None:
     for width, batch in zip(WIDTHS.value, BATCHES.value, strict=True):
         images = rng.integers(0, 256, (batch, SIZE.value, SIZE.value, 3), dtype=np.uint8)
         labels = rng.integers(0, 10, batch).astype(np.int32)
-        fast, fast_compile = ours(width, batch, images, labels, plain=False)
-        plain, plain_compile = ours(width, batch, images, labels, plain=True)
+        fast, fast_compile = ours(width, batch, images, labels, custom_gradients=True)
+        plain, plain_compile = ours(width, batch, images, labels, custom_gradients=False)
         candidates = {"jaxunlearn": fast, "plain convolution": plain}
         other = torchs(width, batch, images, labels)
         if other is not None:

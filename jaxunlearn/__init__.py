@@ -1,3 +1,32 @@
-"""Machine unlearning for image classification in JAX, judged for clinical safety."""
+"""Machine unlearning for image classification, judged for clinical safety.
+
+    from jaxunlearn import default, from_flax, methods, run
+
+`default()` is a config, `methods(salun={})` fills its methods, `from_flax(module)` is a model, and
+`run(config, folder)` runs it. The names load when they are first used, so that importing the
+package starts neither JAX nor anything else.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxunlearn.config import default, methods
+    from jaxunlearn.experiment import run
+    from jaxunlearn.models.model import from_flax
 
 __version__ = "0.1.0"
+
+__all__ = ["default", "from_flax", "methods", "run"]
+
+_HOMES = {
+    "default": "jaxunlearn.config",
+    "from_flax": "jaxunlearn.models.model",
+    "run": "jaxunlearn.experiment",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,11 +7,11 @@ TUNABLES = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_thr
 
 
 def restart_with_huge_pages() -> None:
-    """Starts the program anew with glibc told to keep its memory, and to use huge pages.
+    """Re-executes the program with glibc tunables that keep its memory, in huge pages.
 
-    Otherwise the large temporaries of a step on a CPU go back to the system when it ends and are
-    faulted in again, 4 KiB at a time, by the next, which `benchmarks/step.py` shows.
-    Nothing happens where it is no Linux, or where GLIBC_TUNABLES is set already (to "", say).
+    Otherwise the large temporaries of a step on a CPU go back to the system when it ends and the
+    next one faults them in again, 4 KiB at a time; `benchmarks/step.py` measures it.
+    Does nothing outside Linux, or where GLIBC_TUNABLES is set already, be it to "".
     """
     if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
         os.environ["GLIBC_TUNABLES"] = TUNABLES

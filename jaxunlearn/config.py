@@ -1,74 +1,104 @@
-"""Every setting: its default, meaning and check. A config is a few lines over `default()`."""
+"""Every setting of an experiment. A config is a few lines over `default()`.
+
+Each section's fields, with their meaning and their rules, stand as `DEFAULTS` and `RULES` beside
+the code that reads them:
+
+  data            jaxunlearn/data/load.py
+  forget          jaxunlearn/data/forget.py
+  model           jaxunlearn/models/build.py
+  augment_params  jaxunlearn/augment/policies.py, the parameters of each policy
+  train           jaxunlearn/methods/retrain.py, and jaxunlearn/training/step.py for the optimizer
+  methods.NAME    jaxunlearn/methods/NAME.py, and the same for the optimizer
+  eval            below
+"""
 
 import copy
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict, FieldReference
 
-from jaxunlearn import augment, metrics, models
+from jaxunlearn import rules
+from jaxunlearn.augment.build import Chain, build_chain, chain, defaults
+from jaxunlearn.data.forget import DEFAULTS as FORGET
+from jaxunlearn.data.forget import RULES as FORGET_RULES
+from jaxunlearn.data.load import DEFAULTS as DATA
+from jaxunlearn.data.load import RULES as DATA_RULES
 from jaxunlearn.errors import UserError, unknown
-from jaxunlearn.methods import METHODS, Rule, retrain
-from jaxunlearn.training import OPTIMIZERS
+from jaxunlearn.methods import retrain
+from jaxunlearn.methods.table import find
+from jaxunlearn.models.build import DEFAULTS as MODEL
+from jaxunlearn.models.build import RULES as MODEL_RULES
+from jaxunlearn.models.build import build
+from jaxunlearn.rules import Rule
+from jaxunlearn.training.step import OPTIMIZER, OPTIMIZER_RULES
 
-OPTIMIZER = {
-    "optimizer": "sgd",  # sgd, adam or adamw
-    "momentum": 0.9,  # of sgd; the first moment's decay of adam and adamw
-    "weight_decay": 5e-4,
-    "batch_size": 256,
+DEFAULTS = {
+    "name": "default",  # names the results
+    "seeds": (0,),  # one whole experiment each: original, retrained, every method
+    # A grid: pairs of a field and its values, (("augment", ("none", "crop_flip")), …); the
+    # first value of the first axis is what the others are compared with.
+    "axes": (),
+    "store": "",  # folder of trained models; empty: `store` beside the working directory
+    "devices": 0,  # how many to split a batch over; 0: all there are
+    "retrained": True,  # False: without the gold standard; gaps to it are then absent
+    "checkpoint_every": 10,  # epochs between two points to resume from
 }
+EVAL = {
+    "attack": "threshold",  # MIA: threshold, or svc as in the published code
+    # What it learns from: all of retain, weighted, or as published its first examples.
+    "members": "all",
+    "scenarios": ((1.0, 1.0), (20.0, 1.0)),  # costs (C_FN, C_FP) of the global risk
+    "malignant_rule": "argmax",  # of several classes: argmax, or sum of probabilities
+    "batch_size": 512,
+}
+
+RULES: dict[str, Rule] = {
+    "name": Rule(lambda value: bool(value) and "/" not in value, "a word without /"),
+    "seeds": Rule(
+        lambda value: (
+            len(value) == len(set(value)) > 0
+            and rules.whole_numbers(0).fits(value)
+            and max(value) < 2**32  # JAX's keys take no more
+        ),
+        "different whole numbers from 0 to below 2**32, at least one",
+    ),
+    "devices": rules.whole(0),
+    "checkpoint_every": rules.whole(1),
+}
+TRAIN_RULES = {**OPTIMIZER_RULES, **retrain.RULES}
+
+
+def _eval_rules() -> dict[str, Rule]:
+    """The rules of `eval`. In a function: its tables load SciPy, which a config file can spare."""
+    from jaxunlearn.metrics import clinical, privacy
+
+    return {
+        "attack": rules.one_of(privacy.ATTACKS),
+        "members": rules.one_of(privacy.MEMBERS),
+        "scenarios": Rule(
+            lambda value: len(value) > 0 and all(len(c) == 2 and min(c) > 0 for c in value),
+            "pairs (C_FN, C_FP) of numbers above 0, at least one",
+        ),
+        "malignant_rule": rules.one_of(clinical.MALIGNANT_RULES),
+        "batch_size": rules.whole(1),
+    }
 
 
 def default() -> ConfigDict:
     """Returns the library's defaults: the papers' settings on the embedded synthetic data."""
     config = ConfigDict(
         {
-            "name": "default",  # names the results
-            "seeds": (0,),  # one whole experiment each: original, retrained, every method
-            # A grid: pairs of a field and its values, (("augment", ("none", "crop_flip")), …); the
-            # first value of the first axis is what the others are compared with.
-            "axes": (),
-            "store": "",  # folder of trained models; empty: `store` beside the working directory
-            "devices": 0,  # how many to split a batch over; 0: all there are
-            "checkpoint_every": 10,  # epochs between two points to resume from
-            "data": {
-                "name": "lesions",  # lesions, a MedMNIST name, cifar10, cifar100, npz, tfds
-                "path": "",  # a file to read in place of the published download
-                "root": "",  # folder of downloads; empty: where each data set usually lies
-                "size": 28,  # image size in pixels, where the source has several
-                "malignant": (),  # malignant labels; (): what the data set is known by
-                "binary": False,  # True: two classes, benign 0 and malignant 1
-                "seed": 0,  # of generated images and of drawn validation sets
-                "count": 2000,  # training images to generate
-                "tfds_name": "",
-                "mean": (0.5,),  # subtracted from images in [0, 1], per channel; constants, so that
-                "std": (0.5,),  # nothing of the forgotten images lives on in them
-            },
-            "forget": {
-                "kind": "fraction",  # fraction, per_class, class, groups, indices
-                "fraction": 0.2,
-                "balanced": True,  # the fraction of every class, rather than over all
-                "fractions": (),  # kind per_class: one fraction a class, by label
-                "classes": (),  # kind class: labels to forget whole
-                "groups": (),  # kind groups: which; (): whole random ones up to the fraction
-                "path": "",  # kind indices: a file of training indices
-                "seed": 0,  # the request is one and the same for every seed of the run
-            },
-            "model": {"name": "resnet18", "width": 64, "dtype": "float32"},
+            **DEFAULTS,
+            "data": DATA,
+            "forget": FORGET,
+            "model": MODEL,
             # A scenario's name, or policies: a tuple of names, or names with commas between.
             "augment": FieldReference("none", field_type=object),
-            "augment_params": augment.defaults(),  # by policy, such as augment_params.mixup.alpha
+            "augment_params": defaults(),  # by policy, such as augment_params.mixup.alpha
             "train": {**OPTIMIZER, **retrain.DEFAULTS},  # the original's and the retrained's recipe
             "methods": {},  # see `methods`
-            "eval": {
-                "attack": "threshold",  # MIA: threshold, or svc as in the published code
-                # What it learns from: all of retain, weighed, or as published its first examples.
-                "members": "all",
-                "scenarios": ((1.0, 1.0), (20.0, 1.0)),  # costs (C_FN, C_FP) of the global risk
-                "malignant_rule": "argmax",  # of several classes: argmax, or sum of probabilities
-                "batch_size": 512,
-            },
+            "eval": EVAL,
         }
     )
     return config.lock()  # a misspelt field in a config file is an error too
@@ -78,9 +108,10 @@ def methods(**entries: Mapping[str, Any]) -> ConfigDict:
     """Returns `config.methods`: entries by name, each with all of its settings.
 
     Args:
-      **entries: what departs from the method's defaults, by the name that results show. `method`
-        names the method where the entry's own name does not: `methods(salun={}, salun_flip={
-        "method": "salun", "relabel": {"exclude_true": True}})`.
+      **entries: overrides of the method's defaults, by the name that results show. `method` names
+        the method where the entry's own name does not: `methods(salun={}, salun_flip={"method":
+        "salun", "relabel": {"exclude_true": True}})`. It is a key of `METHODS`, or MODULE:NAME of
+        your own, such as "mymethods:passes".
 
     Raises:
       UserError: an unknown method or setting.
@@ -88,11 +119,9 @@ def methods(**entries: Mapping[str, Any]) -> ConfigDict:
     filled = {}
     for name, changes in entries.items():
         method = changes.get("method", name)
-        if method not in METHODS:
-            raise unknown("method", method, METHODS)
-        settings = {"method": method, **OPTIMIZER, **copy.deepcopy(METHODS[method].defaults)}
+        settings = {"method": method, **OPTIMIZER, **copy.deepcopy(find(method).defaults)}
         filled[name] = ConfigDict(settings)
-        _change(filled[name], changes, f"methods.{name}")
+        _change(filled[name], changes, f"config.methods.{name}")
     return ConfigDict(filled, sort_keys=False)  # results show them in this order
 
 
@@ -103,7 +132,7 @@ def by_labels(*names: str, **settings: Any) -> dict[str, dict[str, Any]]:
       *names: the methods; each gets the entries NAME (over all classes again in every epoch, as
         published), NAME_once (over all classes, one draw for the request) and NAME_flip (in every
         epoch, never the true label).
-      **settings: what all of them have in common.
+      **settings: shared by all of them.
     """
     relabels = {"": {}, "_once": {"every_epoch": False}, "_flip": {"exclude_true": True}}
     return {
@@ -114,7 +143,7 @@ def by_labels(*names: str, **settings: Any) -> dict[str, dict[str, Any]]:
 
 
 def as_published(config: ConfigDict) -> None:
-    """Sets what the papers' code has and the library's defaults have not; see docs/fidelity.md."""
+    """Sets the papers' values where the library's defaults differ; see docs/fidelity.md."""
     config.train.keep = "best_val"
     config.augment_params.crop_flip.pixels = 4  # at any size
     config.augment_params.random_erasing.fill = (0,)  # black, since it erases before normalising
@@ -123,9 +152,9 @@ def as_published(config: ConfigDict) -> None:
 
 
 def _change(settings: ConfigDict, changes: Any, where: str) -> None:
-    """Makes the changes, each of which must have a default of its type."""
+    """Makes the changes; each must have a default, and its type."""
     if not isinstance(changes, Mapping):
-        raise UserError(f"{where} is {changes!r}; allowed: a dict of settings")
+        raise UserError(f"{where} must be a dict of settings, got {changes!r}")
     for field, value in changes.items():
         if field not in settings:
             raise unknown(f"field of {where}", field, settings)
@@ -136,124 +165,52 @@ def _change(settings: ConfigDict, changes: Any, where: str) -> None:
             settings[field] = value
         except TypeError as error:
             kind = type(settings[field]).__name__
-            raise UserError(f"{where}.{field} is {value!r}; allowed: {kind}") from error
-
-
-def _numbers(kind: type | tuple[type, ...], low: float = -math.inf) -> Callable[[Any], bool]:
-    """Whether a value is a tuple of numbers of that kind, none below `low`."""
-    return lambda value: (
-        all(isinstance(each, kind) for each in value) and min(value, default=0) >= low
-    )
-
-
-_POSITIVE: Rule = (lambda value: value > 0, "more than 0")
-_COUNT: Rule = (lambda value: value >= 1, "1 or more")
-_FROM_0: Rule = (lambda value: value >= 0, "0 or more")
-
-OPTIMIZER_RULES: dict[str, Rule] = {
-    "optimizer": (lambda value: value in OPTIMIZERS, ", ".join(OPTIMIZERS)),
-    "momentum": (lambda value: 0 <= value < 1, "0 to below 1"),
-    "weight_decay": _FROM_0,
-    "batch_size": _COUNT,
-    "epochs": _FROM_0,
-    "lr": _POSITIVE,
-}
-
-RULES: dict[str, Rule] = {
-    "name": (lambda value: bool(value) and "/" not in value, "a word without /"),
-    "seeds": (
-        lambda value: (
-            len(value) == len(set(value)) > 0 and _numbers(int, 0)(value) and max(value) < 2**32
-        ),  # JAX's keys take no more
-        "different whole numbers, 0 or more, at least one",
-    ),
-    "devices": _FROM_0,
-    "checkpoint_every": _COUNT,
-    "data.count": (lambda value: value >= 10, "10 or more"),
-    "data.std": (
-        lambda value: len(value) in (1, 3) and _numbers((int, float))(value) and min(value) > 0,
-        "1 or 3 numbers above 0",
-    ),
-    "data.mean": (
-        lambda value: len(value) in (1, 3) and _numbers((int, float))(value),
-        "1 or 3 numbers",
-    ),
-    "data.malignant": (_numbers(int, 0), "labels, whole numbers from 0"),
-    "data.seed": _FROM_0,
-    "forget.seed": _FROM_0,
-    "forget.fractions": (_numbers((int, float), 0), "numbers from 0 to below 1, one a class"),
-    "forget.classes": (_numbers(int, 0), "labels, whole numbers from 0"),
-    "forget.groups": (_numbers(int), "whole numbers"),
-    "eval.batch_size": _COUNT,
-    "eval.scenarios": (
-        lambda value: len(value) > 0 and all(len(pair) == 2 and min(pair) > 0 for pair in value),
-        "pairs (C_FN, C_FP) of numbers above 0, at least one",
-    ),
-}
+            raise UserError(f"{where}.{field} must be of type {kind}, got {value!r}") from error
 
 
 def check(config: ConfigDict) -> None:
     """Raises `UserError` at the first setting that is missing or out of range."""
     _check_sections(config, default(), "config")
-    _check_rules(config, RULES, "config")
-    _check_rules(config.train, {**OPTIMIZER_RULES, **retrain.RULES}, "config.train")
-    for name, settings in config.methods.items():
-        if not isinstance(settings, ConfigDict) or "method" not in settings:
-            raise UserError(f"config.methods.{name} is no method; make it by config.methods(…)")
-        if settings.method not in METHODS:
-            raise unknown("method", settings.method, METHODS)
-        if name in ("original", "retrained") or "/" in name:
-            raise UserError(f"a method is named {name!r}, which results use already; name it else")
-        rules = {**OPTIMIZER_RULES, **METHODS[settings.method].rules}
-        _check_rules(settings, rules, f"config.methods.{name}")
-    augment.build_chain(augment_chain(config))
-    models.build(num_classes=2, **config.model)
-    for field, table in (
-        ("attack", metrics.privacy.ATTACKS),
-        ("members", metrics.privacy.MEMBERS),
-        ("malignant_rule", metrics.clinical.MALIGNANT_RULES),
+    rules.check(config, RULES, "config")
+    for section, section_rules in (
+        ("data", DATA_RULES),
+        ("forget", FORGET_RULES),
+        ("model", MODEL_RULES),
+        ("train", TRAIN_RULES),
+        ("eval", _eval_rules()),
     ):
-        if config.eval[field] not in table:
-            raise unknown(f"config.eval.{field}", config.eval[field], table)
+        rules.check(config[section], section_rules, f"config.{section}")
+    for name, settings in config.methods.items():
+        _check_method(name, settings)
+    build_chain(augment_chain(config))
+    build(num_classes=2, **config.model)
 
 
-def augment_chain(config: ConfigDict) -> augment.Chain:
+def _check_method(name: str, settings: Any) -> None:
+    """Raises unless an entry of `methods` is one, under a name that can be used."""
+    where = f"config.methods.{name}"
+    if not isinstance(settings, ConfigDict) or "method" not in settings:
+        raise UserError(f"{where} is not a method entry; build it with config.methods(…)")
+    if name in ("original", "retrained"):
+        raise UserError(f"{where}: {name!r} is reserved; choose another name")
+    if "/" in name:
+        raise UserError(f"{where} must have a name without /")
+    rules.check(settings, {**OPTIMIZER_RULES, **find(settings.method).rules}, where)
+
+
+def augment_chain(config: ConfigDict) -> Chain:
     """The augmentation that the config names."""
-    names = config.augment
-    if isinstance(names, str) and "," in names:
-        names = tuple(name for name in names.replace(" ", "").split(",") if name)
-    if not isinstance(names, str | tuple | list):
-        raise UserError(f"config.augment is {names!r}; allowed: a name, or a tuple of names")
-    names = names if isinstance(names, str) else tuple(names)
-    return augment.chain(names, **config.augment_params.to_dict())
+    return chain(config.augment, **config.augment_params.to_dict())
 
 
 def _check_sections(config: Any, defaults: ConfigDict, where: str) -> None:
-    """Raises unless the config has all that the defaults have; what `methods` holds is its own."""
+    """Raises unless the config has all that the defaults have; entries of `methods` are free."""
     for field, value in defaults.items():
         if field not in config:
             raise UserError(f"{where}.{field} is missing; build the config on config.default()")
         if isinstance(value, ConfigDict):
             if not isinstance(config[field], ConfigDict):
                 raise UserError(
-                    f"{where}.{field} is {config[field]!r}; allowed: a section, set by field"
+                    f"{where}.{field} must be a section, set by field, got {config[field]!r}"
                 )
             _check_sections(config[field], value, f"{where}.{field}")
-
-
-def _check_rules(config: ConfigDict, rules: dict[str, Rule], where: str) -> None:
-    """Holds each rule against its field, where the config has one."""
-    for path, (fits, allowed) in rules.items():
-        *sections, field = path.split(".")
-        section: Any = config
-        for part in sections:
-            section = section.get(part, {})
-        if field not in section:
-            continue
-        value = section[field]
-        try:
-            good = fits(value)
-        except (TypeError, ValueError):
-            good = False
-        if not good:
-            raise UserError(f"{where}.{path} is {value!r}; allowed: {allowed}")

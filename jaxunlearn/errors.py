@@ -8,16 +8,22 @@ class UserError(Exception):
     """One line: what was given, what is allowed, what to do. The command line exits with code 2."""
 
 
+def near(given: object, allowed: Iterable[str]) -> str:
+    """The closest of the allowed names as the end of a message; "" where none is close."""
+    names = difflib.get_close_matches(str(given), sorted(allowed), n=3)
+    return f"; did you mean {' or '.join(map(repr, names))}?" if names else ""
+
+
 def unknown(what: str, given: object, allowed: Iterable[str]) -> UserError:
-    """The error for a name that is not in a table, with the near matches first."""
+    """The error for a name that is not in a table; suggests the closest matches."""
     names = sorted(allowed)
-    near = difflib.get_close_matches(str(given), names, n=3)
-    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    hint = near(given, names)
+    hint = f"{hint.removeprefix('; ')} " if hint else ""
     return UserError(f"unknown {what} {given!r}: {hint}allowed: {', '.join(names)}")
 
 
 def one_line(error: BaseException) -> str:
-    """What a library's error says, for the end of ours."""
+    """A library error as one line, to append to ours."""
     # A KeyError's text is the repr of its message, and some libraries nest that.
     quoted = isinstance(error, LookupError | AttributeError) and error.args
     text = str(error.args[0] if quoted else error) or type(error).__name__

@@ -16,10 +16,9 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from jaxunlearn import metrics
 from jaxunlearn.errors import UserError, one_line
 
-# What is one for the whole grid.
+# Fixed across the grid.
 FIXED = ("axes", "name", "seeds", "store", "devices", "checkpoint_every")
 
 
@@ -30,9 +29,14 @@ class Cell(NamedTuple):
     config: ConfigDict
 
     @property
+    def labels(self) -> dict[str, str]:
+        """The point's values as results name them, by field."""
+        return {field: value_name(value) for field, value in self.point.items()}
+
+    @property
     def label(self) -> str:
-        """The point as one word, good for a folder's name."""
-        text = ",".join(f"{field}={value_name(value)}" for field, value in self.point.items())
+        """The point as one word that can name a folder."""
+        text = ",".join(f"{field}={label}" for field, label in self.labels.items())
         text = re.sub(r"[^\w.=+,-]", "_", text)
         if len(text) > 150:  # no file system takes more than 255 bytes
             text = f"{text[:140]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
@@ -44,7 +48,7 @@ def value_name(value: Any) -> str:
     if not isinstance(value, tuple | list):
         return str(value)
     names = "+".join(map(value_name, value))
-    # A tuple of one is another thing than what is in it: a policy alone, not the scenario.
+    # A tuple of one differs from its only value: a policy alone, not the scenario of that name.
     return names if len(value) > 1 else f"({names})"
 
 
@@ -78,7 +82,9 @@ def cells(config: ConfigDict) -> list[Cell]:
         made.append(cell)
     labels = [cell.label for cell in made]
     if len(set(labels)) < len(labels):
-        raise UserError("config.axes gives two cells one name; values must differ in their letters")
+        raise UserError(
+            "config.axes gives two cells one name; axis values must have distinct names"
+        )
     return made
 
 
@@ -92,7 +98,7 @@ def _check_axis(axis: Any) -> None:
         )
     if axis[0].split(".")[0] in FIXED:
         raise UserError(
-            f"config.axes varies {axis[0]!r}, which is one for the whole grid; allowed: any field "
+            f"config.axes varies {axis[0]!r}, which is fixed across the grid; allowed: any field "
             f"but {', '.join(FIXED)}"
         )
 
@@ -109,53 +115,3 @@ def _set(config: ConfigDict, field: str, value: Any) -> None:
         setattr(inner, last, value)
     except (AttributeError, TypeError, ValueError) as error:
         raise UserError(f"config.axes, {field}={value!r}: {one_line(error)}") from error
-
-
-def comparisons(entries: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """A grid's entries (`merge`) that differ in the first axis only, its first value first."""
-    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for entry in entries:
-        rest = tuple(value_name(value) for value in list(entry["point"].values())[1:])
-        groups.setdefault(rest, []).append(entry)
-    return list(groups.values())
-
-
-def avg_gaps(entry: dict[str, Any], name: str) -> list[float]:
-    """A model's Avg Gap in each seed."""
-    return [values["avg_gap"] for values in entry["models"][name]["per_seed"]]
-
-
-def merge(config: ConfigDict, points: list[Cell], reports: list[dict[str, Any]]) -> dict[str, Any]:
-    """The grid's results, as its `metrics.json` holds them, from those of its cells.
-
-    Each model's mean and interval get `avg_gap_change`: the change of Avg Gap in percent against
-    the same model at the first value of the first axis; None there and where that is 0.
-
-    Args:
-      config: the grid's config.
-      points: its cells.
-      reports: what each cell's `metrics.json` holds.
-    """
-    entries = [
-        {"point": cell.point, "folder": f"cells/{cell.label}", **copy.deepcopy(report)}
-        for cell, report in zip(points, reports, strict=True)
-    ]
-    for first, *others in comparisons(entries):
-        for entry in (first, *others):
-            for name, model in entry["models"].items():
-                change, interval = None, None
-                if entry is not first and name != "retrained":
-                    change, interval = metrics.statistics.percent_change(
-                        avg_gaps(entry, name), avg_gaps(first, name)
-                    )
-                if interval is not None:  # a gap is never below 0, so none falls by more than all
-                    interval = max(interval[0], -100.0), interval[1]
-                model["mean"]["avg_gap_change"] = change
-                model["interval"]["avg_gap_change"] = interval
-    return {
-        "name": config.name,
-        "axes": [[field, list(values)] for field, values in config.axes],
-        **{name: reports[0][name] for name in ("seeds", "versions", "device")},
-        "notes": list(dict.fromkeys(note for report in reports for note in report["notes"])),
-        "cells": entries,
-    }

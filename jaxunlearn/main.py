@@ -6,6 +6,7 @@ call.
 
 import os
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 from absl import app, flags
@@ -15,7 +16,7 @@ from jaxunlearn import allocator
 from jaxunlearn.errors import UserError, one_line
 
 CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "The experiment: a file of configs/; override a field by --config.FIELD=VALUE."
+    "config", None, "The experiment, a file of configs/; --config.FIELD=VALUE overrides a field."
 )
 WORKDIR = flags.DEFINE_string(
     "workdir", "", "Where results go; default: runs/NAME, NAME the config's."
@@ -33,27 +34,24 @@ def main(argv: list[str]) -> None:
         fail(str(error))
     except KeyboardInterrupt:
         print(
-            "jaxunlearn: stopped; the same command goes on from here", file=sys.stderr, flush=True
+            "jaxunlearn: interrupted; rerun the same command to resume", file=sys.stderr, flush=True
         )
-        os._exit(130)  # at once: threads that are writing would tell of their own end, at length
+        os._exit(130)  # exit now: writer threads would print tracebacks on shutdown
 
 
 def parse(argv: list[str]) -> list[str]:
     """Parses the flags; what a user can get wrong in them is one line too."""
-    argv = [argv[0], "--verbosity=-1", *argv[1:]]  # INFO is a page of storage details a model
+    argv = [argv[0], "--verbosity=-1", *argv[1:]]  # INFO is a page of storage details per model
     if "--help" in argv:
         return app.parse_flags_with_usage(argv)
-    for argument in argv:
-        path = argument.removeprefix("--config=").split(":")[0]
-        if path != argument and not os.path.exists(path):
-            fail(f"no config file {path}; give one such as --config=configs/quickstart.py")
+    argv = [find_config(argument) for argument in argv]
     try:
         rest = flags.FLAGS(argv)
         if not flags.FLAGS["config"].present:
             fail("no config given; give one such as --config=configs/quickstart.py")
         if CONFIG.value is None:
-            fail("the config's get_config() returned None; end it by `return config`")
-        _ = CONFIG.value.name  # a file that could not be loaded says so only when it is read
+            fail("the config's get_config() returned None; end it with `return config`")
+        _ = CONFIG.value.name  # a file that could not be loaded raises only when it is read
         return rest
     except Exception as error:  # a config file is the user's own code, and may raise anything
         text = str(error)
@@ -65,11 +63,22 @@ def parse(argv: list[str]) -> list[str]:
         fail(f"the flags are not understood: {text}")
 
 
+def find_config(argument: str) -> str:
+    """The argument; where it is --config=configs/NAME.py without such a file, the installed one."""
+    path, colon, rest = argument.removeprefix("--config=").partition(":")
+    if not argument.startswith("--config=") or os.path.exists(path):
+        return argument
+    installed = Path(__file__).parent / path
+    if Path(path).parts[:-1] != ("configs",) or not installed.exists():
+        fail(f"no config file {path}; give one such as --config=configs/quickstart.py")
+    return f"--config={installed}{colon}{rest}"
+
+
 def no_more(argv: list[str]) -> None:
-    """Fails where arguments are left that are no flags."""
+    """Rejects positional arguments."""
     if argv[1:]:
         fail(
-            f"not understood: {' '.join(argv[1:])!r}; flags start with --, "
+            f"unexpected argument {' '.join(argv[1:])!r}; flags start with --, "
             "such as --config.seeds=0,1,2"
         )
 

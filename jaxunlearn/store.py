@@ -7,6 +7,7 @@ used.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -18,11 +19,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxunlearn.errors import UserError
+from jaxunlearn.training.loop import Point
 
-FORMAT = 1  # part of every key: raise it when an entry's meaning changes
+FORMAT = 2  # part of every key: raise it when an entry's meaning changes
+POINT = ".pass-"  # between a key and the number of passes in a checkpoint's name
 TEMPORARY = re.compile(r"\.[0-9a-f]{32}(\.pass-\d{6})?\.[0-9a-f]{32}")  # what `put` is writing
 ABANDONED = 24 * 3600  # seconds after which no run is still writing an entry
 
@@ -63,7 +67,6 @@ def save_tree(path: Path, tree: Any) -> None:
 
 def load_tree(path: Path) -> Any:
     """Reads an Orbax checkpoint as nested dicts and lists of numpy arrays."""
-    import jax
     import orbax.checkpoint as ocp
 
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
@@ -75,7 +78,7 @@ def load_tree(path: Path) -> Any:
 
 
 class Store:
-    """Entries by key in the folder `root`; `notice` is told of what was set aside."""
+    """Entries by key in the folder `root`; `notice` is called for each entry set aside."""
 
     def __init__(self, root: Path, notice: Callable[[str], None]):
         self.root, self.notice = root, notice
@@ -110,7 +113,7 @@ class Store:
             os.replace(path, aside)
         except FileNotFoundError:
             return None  # not damaged: another run was removing it
-        self.notice(f"the stored entry {key} was damaged: set aside as {aside.name}, and made anew")
+        self.notice(f"the stored entry {key} was damaged: set aside as {aside.name}, and rebuilt")
         return None
 
     def put(
@@ -155,6 +158,58 @@ class Store:
             for file in sorted(path.rglob("*"))
             if file.is_file() and file.name != "meta.json"
         }
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoints:
+    """The points that a run of a key can resume from: entries beside it in the store.
+
+    Attributes:
+      store: where.
+      key: of the model in the making.
+      every: passes between two points.
+    """
+
+    store: Store
+    key: str
+    every: int
+
+    def save(self, point: Point) -> None:
+        """Keeps the point if it is its turn, in place of earlier ones."""
+        if len(point.history) % self.every:
+            return
+        meta = {
+            "done": point.done,
+            "history": point.history,
+            "seconds": point.seconds,
+            "answers": point.answers,
+        }
+        trees = {"state": jax.device_get(point.state)}
+        if point.saved:
+            trees["saved"] = point.saved
+        name = f"{self.key}{POINT}{len(point.history):06d}"
+        self.store.put(name, meta=meta, trees=trees)
+        self.store.remove(f"{self.key}{POINT}*", before=name)
+
+    def latest(self) -> Point | None:
+        """The furthest intact point."""
+        for path in sorted(self.store.root.glob(f"{self.key}{POINT}??????"), reverse=True):
+            entry = self.store.get(path.name)
+            if entry is None:
+                continue
+            try:
+                meta, state = read_meta(entry), load_tree(entry / "state")
+                saved = load_tree(entry / "saved") if (entry / "saved").exists() else {}
+            except OSError:  # another run has gone further, and removed it
+                continue
+            return Point(
+                meta["done"], state, meta["history"], meta["seconds"], meta["answers"], saved
+            )
+        return None
+
+    def clear(self) -> None:
+        """Removes them."""
+        self.store.remove(f"{self.key}{POINT}*")
 
 
 def read_meta(path: Path) -> dict[str, Any]:

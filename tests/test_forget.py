@@ -132,8 +132,8 @@ def test_indices_are_read_from_every_kind_of_file(name, tmp_path):
 def test_a_saved_split_comes_back_and_can_be_asked_for_again(tmp_path):
     split, _ = resolve(request(), SIXTY)
     split.save(tmp_path / "split.npz")
-    loaded = Split.load(tmp_path / "split.npz")
-    assert loaded.fingerprint == split.fingerprint
+    with np.load(tmp_path / "split.npz") as file:
+        assert Split(file["forget"], file["retain"]).fingerprint == split.fingerprint
     again, _ = resolve(request(kind="indices", path=str(tmp_path / "split.npz")), SIXTY)
     assert again.fingerprint == split.fingerprint
 
@@ -163,23 +163,38 @@ def test_no_groups_no_warnings():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        (dict(kind="fractoin"), r"unknown forget.kind 'fractoin': did you mean 'fraction'"),
-        (dict(fraction=0), r"forget.fraction: 0; allowed: more than 0 and less than 1"),
-        (dict(fraction=1.0), r"forget.fraction: 1.0; allowed"),
-        (dict(fraction=float("nan")), r"forget.fraction: nan; allowed"),
-        (dict(fraction=20), r"a share, not per cent"),
-        (dict(fraction=0.001), r"selects none of 60 training examples; ask for more"),
+        (
+            dict(kind="fractoin"),
+            r"forget\.kind must be one of .*, got 'fractoin'; did you mean 'fraction'\?",
+        ),
+        (dict(fraction=0), r"forget\.fraction must be more than 0 and less than 1, .* got 0$"),
+        (dict(fraction=1.0), r"forget\.fraction must be .*, got 1\.0$"),
+        (dict(fraction=float("nan")), r"forget\.fraction must be .*, got nan$"),
+        (dict(fraction=20), r"a share rather than a count, got 20"),
+        (dict(fraction=0.001), r"selects none of 60 training examples; forget more"),
         (dict(fraction=0.96), r"takes every example of class 2 \(c\)"),
-        (dict(kind="per_class", fractions=(0.1,)), r"fractions has 1 numbers; .* of the 3 classes"),
-        (dict(kind="per_class", fractions=(0.1, 1, 0)), r"forget.fractions: 1; allowed"),
+        (
+            dict(kind="per_class", fractions=(0.1,)),
+            r"must be one number .* of the 3 classes, .* got 1$",
+        ),
+        (
+            dict(kind="per_class", fractions=(0.1, 1, 0)),
+            r"forget\.fractions must be .* one per class, got \(0\.1, 1, 0\)",
+        ),
         (dict(kind="per_class", fractions=(0, 0, 0)), r"selects none"),
         (dict(kind="class"), r"forget.classes is empty; name a label"),
-        (dict(kind="class", classes=(3,)), r"classes names 3, .* 3 ids from 0 to 2"),
+        (
+            dict(kind="class", classes=(3,)),
+            r"classes must be among 3 ids from 0 to 2, got 3",
+        ),
         (dict(kind="class", classes=(0, 1, 2)), r"selects all 60 training examples"),
-        (dict(kind="groups", groups=(99,)), r"groups names 99, .* 15 ids from 0 to 14"),
+        (
+            dict(kind="groups", groups=(99,)),
+            r"groups must be among 15 ids from 0 to 14, got 99",
+        ),
         (dict(kind="groups", groups=(13, 14, 12)), r"takes every example of class 2"),
         (dict(kind="groups", fraction=0.01), r"selects none"),
-        (dict(kind="groups", fraction=2), r"forget.fraction: 2; allowed"),
+        (dict(kind="groups", fraction=2), r"forget\.fraction must be .*, got 2$"),
         (dict(kind="indices"), r"needs forget.path"),
         (dict(kind="indices", path="/no/such.txt"), r"cannot read /no/such.txt"),
         (dict(kind="indices", path="/no/such.npy"), r"/no/such.npy cannot be read"),
@@ -213,14 +228,11 @@ def test_each_wrong_index_file_says_what_to_do(name, content, message, tmp_path)
         resolve(request(kind="indices", path=str(path)), SIXTY)
 
 
-def test_an_npz_without_forget_and_a_false_split_are_refused(tmp_path):
+def test_an_npz_without_forget_is_refused(tmp_path):
     path = tmp_path / "a.npz"
     np.savez(path, other=np.arange(3))
     with pytest.raises(UserError, match="cannot be read as a file with forget"):
         resolve(request(kind="indices", path=str(path)), SIXTY)
-    np.savez(path, forget=np.arange(3), retain=np.arange(2, 6))
-    with pytest.raises(UserError, match="is not a split"):
-        Split.load(path)
 
 
 def test_groups_are_needed_to_forget_groups():

@@ -9,15 +9,17 @@ import time
 import numpy as np
 import pytest
 import toy
+from process import finish, start
 from rich.console import Console
-from test_main import finish, start
 
-from jaxunlearn import augment, experiment, grid, training
 from jaxunlearn import config as config_lib
+from jaxunlearn import experiment, grid, trained
 from jaxunlearn.augment import policies
+from jaxunlearn.augment.build import POLICIES, build_chain
 from jaxunlearn.errors import UserError
-from jaxunlearn.metrics import statistics
+from jaxunlearn.metrics import results, statistics, verdicts
 from jaxunlearn.report import figures, sheets, terminal
+from jaxunlearn.training import programs
 
 FAST = {"epochs": 1, "batch_size": 16}
 AXES = (("augment", ("none", "crop_flip")), ("forget.fraction", (0.2, 0.5)))
@@ -46,18 +48,18 @@ def finished(tmp_path_factory):
         traces.append(1)
         return apply(*args)
 
-    class Programs(training.Programs):
+    class Programs(programs.Programs):
         def __init__(self, mesh):
             super().__init__(mesh)
             made.append(self)
 
     with pytest.MonkeyPatch.context() as patch:
         policy = functools.wraps(policies.crop_flip)(lambda **_: (draw, counted))
-        patch.setitem(augment.POLICIES, "crop_flip", policy)
-        patch.setattr(training, "Programs", Programs)
-        augment.build_chain.cache_clear()
+        patch.setitem(POLICIES, "crop_flip", policy)
+        patch.setattr(experiment, "Programs", Programs)
+        build_chain.cache_clear()
         report, text = run(make_config(toy.write_npz(root / "data.npz")), root / "run")
-    augment.build_chain.cache_clear()
+    build_chain.cache_clear()
     return root, report, text, traces, made
 
 
@@ -95,12 +97,15 @@ def test_tuples_are_values_of_augment():
         ((("augmnt", ("none",)),), r"config\.axes, augmnt='none': .*Did you mean \"augment\""),
         ((("forget.fractoin", (0.1,)),), r"forget\.fractoin=0\.1: .*Did you mean \"fraction\""),
         ((("forget.fraction", ("x",)),), r"forget\.fraction='x': .*cannot be casted to type"),
-        ((("forget.fraction", (0.1, 1.5)),), r"fraction: 1\.5; allowed"),
+        ((("forget.fraction", (0.1, 1.5)),), r"config\.forget\.fraction must be .*, got 1\.5"),
         ((("augment", ("none", "crop_flop")),), r"unknown augmentation 'crop_flop'"),
         ((("forget", ({"fraction": 0.1},)),), r"it is a section; name one of its fields"),
-        ((("seeds", ((0,), (1,))),), r"varies 'seeds', which is one for the whole grid"),
+        ((("seeds", ((0,), (1,))),), r"varies 'seeds', which is fixed across the grid"),
         ((("augment", ("none",)), ("augment", ("none",))), r"names a field twice"),
-        ((("augment", ("none", "none")),), r"gives two cells one name"),
+        (
+            (("augment", ("none", "none")),),
+            r"gives two cells one name; axis values must have distinct names",
+        ),
     ],
 )
 def test_wrong_axes_are_one_line_before_anything_is_made(tmp_path, axes, message):
@@ -138,7 +143,19 @@ def test_a_grid_writes_its_cells_and_one_report(finished):
     root, report, text, _, _ = finished
     written = json.loads((root / "run" / "metrics.json").read_text())
     assert written == json.loads(json.dumps(report))
+    assert written["schema"] == results.SCHEMA
     assert written["axes"] == json.loads(json.dumps(AXES)) and len(written["cells"]) == 4
+    assert written["cells"][3]["labels"] == {"augment": "crop_flip", "forget.fraction": "0.5"}
+    for number, (comparison, fraction) in enumerate(
+        zip(written["comparisons"], ("0.2", "0.5"), strict=True)
+    ):
+        assert comparison["labels"] == {"forget.fraction": fraction}
+        assert comparison["cells"] == [number, number + 2]
+        verdict = comparison["verdicts"]["salun"]
+        changed = written["cells"][number + 2]["models"]["salun"]
+        assert verdict["by"] == changed["mean"]["avg_gap_change"]
+        assert verdict["interval"] == changed["interval"]["avg_gap_change"]
+        assert (verdict["reference"], verdict["at"]) == ("none", "crop_flip")
     for entry in written["cells"]:
         alone = json.loads((root / "run" / entry["folder"] / "metrics.json").read_text())
         for name, model in alone["models"].items():
@@ -190,9 +207,9 @@ def test_nothing_is_compiled_twice_in_a_grid(finished):
     """Nor traced: not between epochs, seeds, fractions or methods."""
     _, _, _, traces, made = finished
     assert len(traces) == 2  # of crop_flip: without a mask, and with one
-    (programs,) = made
+    (compiled,) = made
     # Two steps a scenario; init; the forget gradient by fraction; logits of train, val and test.
-    assert len(programs) == 2 * 2 + 1 + 2 + 3
+    assert len(compiled) == 2 * 2 + 1 + 2 + 3
 
 
 def test_a_second_run_of_a_grid_trains_nothing(finished, monkeypatch):
@@ -201,7 +218,7 @@ def test_a_second_run_of_a_grid_trains_nothing(finished, monkeypatch):
     def never(*args, **kwargs):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(training, "run", never)
+    monkeypatch.setattr(trained, "run", never)
     again, _ = run(make_config(str(root / "data.npz")), root / "run")
     assert json.dumps(again) == json.dumps(report)
 
@@ -221,42 +238,54 @@ def test_percent_change_equals_the_ratio_worked_by_hand():
 
 
 def test_findings_claim_no_more_than_the_intervals():
-    def entry(value, gaps, reference=(4.0, 6.0, 5.0)):
-        change, interval = statistics.percent_change(gaps, reference)
-        model = {
-            "mean": {"avg_gap_change": change},
-            "interval": {"avg_gap_change": interval},
-            "per_seed": [{"avg_gap": gap} for gap in gaps],
-        }
-        return {"point": {"augment": value}, "models": {"salun": model}}
+    def say(*others, reference=(4.0, 6.0, 5.0)):
+        gaps = {"none": reference, **dict(others)}
+        return sheets._gap_finding("salun", "augment", verdicts.lowest_gap(gaps))
 
-    def say(*entries, reference=(4.0, 6.0, 5.0)):
-        first = entry("none", reference)
-        return sheets._nearest("salun", "augment", first, list(entries))
-
-    lower = entry("augmix", (2.0, 3.1, 2.4))
+    lower = ("augmix", (2.0, 3.1, 2.4))
     text = say(lower)
     assert text.startswith("salun: Avg Gap changes by -50.0% from none to augment=augmix (95%")
     assert text.endswith("): reliably lower.")
     # The choice of the best of many widens it: t at 1 - 0.05 / 40 with 2 degrees of freedom.
     _, (low, high) = statistics.percent_change((2.0, 3.1, 2.4), (4, 6, 5), level=1 - 0.05 / 40)
-    text = say(*[entry("crop_flip", (4.0, 5.0, 5.0))] * 39, lower)
+    text = say(*[(f"crop_{i}", (4.0, 5.0, 5.0)) for i in range(39)], lower)
     assert f"{max(low, -100):+.1f} to {high:+.1f}, corrected for 40 comparisons)" in text
-    assert ", the most of 40 values" in text
-    assert say(entry("augmix", (1.0, 6.0, 2.0))).endswith("no reliable difference.")
-    assert say(entry("augmix", (8.0, 12.1, 10.0))).endswith("reliably higher.")
-    assert say(entry("augmix", (2.0, 3.0, 2.5))).endswith("no reliable difference.")  # no spread
-    one = say(entry("augmix", (2.0,), (4.0,)), reference=(4.0,))
-    assert one.endswith("one seed says nothing of its spread.")
+    assert ", the lowest of 40 values" in text
+    assert say(("augmix", (1.0, 6.0, 2.0))).endswith("no reliable difference.")
+    assert say(("augmix", (8.0, 12.1, 10.0))).endswith("reliably higher.")
+    assert say(("augmix", (2.0, 3.0, 2.5))).endswith("no reliable difference.")  # no spread
+    one = say(("augmix", (2.0,)), reference=(4.0,))
+    assert one.endswith("with one seed there is no interval.")
     zero = (0.0, 0.0, 0.0)
-    assert say(entry("augmix", (2.0, 3.0, 2.5), zero), reference=zero) == (
-        "salun: no change of Avg Gap to tell, for it is 0 at none."
+    assert say(("augmix", (2.0, 3.0, 2.5)), reference=zero) == (
+        "salun: the change of Avg Gap is undefined because Avg Gap is 0 at none."
     )
+
+
+def test_the_verdict_on_the_lowest_gap_is_data():
+    verdict = verdicts.lowest_gap(
+        {"none": (4.0, 6.0, 5.0), "cutout": (4.0, 5.0, 5.0), "augmix": (0.0, 0.9, 0.1)}
+    )
+    _, (low, high) = statistics.percent_change((0.0, 0.9, 0.1), (4, 6, 5), level=1 - 0.05 / 2)
+    assert low < -100 < high  # and no gap falls by more than all
+    assert verdict == {
+        "verdict": "lower",
+        "by": pytest.approx(-280 / 3),
+        "at": "augmix",
+        "over": "seeds",
+        "interval": (-100.0, pytest.approx(high)),
+        "corrected_for": 2,
+        "reference": "none",
+    }
+    one = verdicts.lowest_gap({"none": (4.0,), "augmix": (2.0,)})
+    assert (one["verdict"], one["by"], one["interval"]) == ("unknown", -50.0, None)
+    undefined = verdicts.lowest_gap({"none": (0.0, 0.0), "augmix": (2.0, 1.0)})
+    assert (undefined["verdict"], undefined["by"], undefined["at"]) == ("unknown", None, None)
 
 
 def test_a_finished_grid_can_be_shown_again_from_its_file(finished, tmp_path):
     root, _, _, _, _ = finished
-    report = json.loads((root / "run" / "metrics.json").read_text())
+    report = results.load(root / "run")
     assert terminal.markdown_table(report) == (root / "run" / "table.md").read_text()
     figures.draw(report, str(tmp_path / "figure.png"))
     assert (tmp_path / "figure.png").read_bytes() == (root / "run" / "figure.png").read_bytes()

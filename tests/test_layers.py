@@ -79,8 +79,8 @@ def test_conv_module_equals_its_plain_self(size, stride):
     height = 15 if size == 3 else 14
     images, kernel = operands((4, height, height, 3), 5, size)
     outputs = []
-    for plain in (False, True):
-        module = layers.Conv(5, size=size, stride=stride, plain=plain)
+    for custom_gradients in (True, False):
+        module = layers.Conv(5, size=size, stride=stride, custom_gradients=custom_gradients)
 
         def conv(images, kernel, module=module):
             return module.apply({"params": {"kernel": kernel}}, images)

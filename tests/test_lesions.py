@@ -105,7 +105,13 @@ def test_images_use_the_range_without_clipping(dataset):
     assert (images.std((1, 2, 3)) > 8).all()
 
 
-@pytest.mark.parametrize("fields", [dict(count=9), dict(size=7)])
-def test_too_few_images_or_pixels_are_refused(fields):
-    with pytest.raises(UserError, match="at least 10 images of at least 8 pixels"):
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        (dict(count=9), r"data\.count must be a whole number, 10 or more, got 9"),
+        (dict(size=7), r"data\.size must be a whole number, 8 or more, got 7"),
+    ],
+)
+def test_too_few_images_or_pixels_are_refused(fields, message):
+    with pytest.raises(UserError, match=message):
         load(**fields)

@@ -2,17 +2,15 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import toy
+from process import ROOT, environment, finish, start
 
-from jaxunlearn import allocator, store
+from jaxunlearn import allocator, main, store
 
-ROOT = Path(__file__).parents[1]
 CONFIG = """
 import sys
 sys.path.insert(0, {tests!r})
@@ -29,30 +27,8 @@ def get_config():
 def config_file(tmp_path):
     path = tmp_path / "config.py"
     data = toy.write_npz(tmp_path / "data.npz")
-    path.write_text(CONFIG.format(tests=str(ROOT / "tests"), data=data))
+    path.write_text(CONFIG.format(tests=str(ROOT / "tests"), data=data), "utf-8")
     return path
-
-
-def command(*flags):
-    return [sys.executable, "-m", "jaxunlearn.main", *map(str, flags)]
-
-
-def start(*flags):
-    environment = {**os.environ, "XLA_FLAGS": ""}  # one device, as a user has
-    return subprocess.Popen(
-        command(*flags),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        env=environment,
-    )
-
-
-def finish(*flags):
-    process = start(*flags)
-    out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
 
 
 def test_killed_in_the_middle_it_resumes_to_the_same_bits(config_file, tmp_path):
@@ -88,12 +64,13 @@ def test_the_allocator_is_set_up_once_and_a_users_own_settings_are_kept(tmp_path
         "def get_config():\n"
         "    sys.exit(repr((os.environ['GLIBC_TUNABLES'], sys.argv[1:])))\n"
     )
-    environment = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
+    env = environment()
+    env.pop("GLIBC_TUNABLES", None)
     if given is not None:
-        environment["GLIBC_TUNABLES"] = given
+        env["GLIBC_TUNABLES"] = given
     flags = [f"--config={config}", "--workdir=a b"]
-    done = subprocess.run(command(*flags), capture_output=True, text=True, env=environment)
-    assert done.stderr.strip() == repr((allocator.TUNABLES if given is None else given, flags))
+    _, _, err = finish(*flags, env=env)
+    assert err.strip() == repr((allocator.TUNABLES if given is None else given, flags))
 
 
 def test_control_c_is_one_line(config_file, tmp_path):
@@ -105,7 +82,7 @@ def test_control_c_is_one_line(config_file, tmp_path):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.strip() == "jaxunlearn: stopped; the same command goes on from here"
+    assert err.strip() == "jaxunlearn: interrupted; rerun the same command to resume"
 
 
 @pytest.mark.parametrize(
@@ -120,8 +97,8 @@ def test_control_c_is_one_line(config_file, tmp_path):
             "the config has no field 'neggrad' where a flag sets one",
         ),
         (["--confg=configs/quickstart.py"], "Did you mean: config"),
-        (["--config=configs/quickstart.py", "seeds=3"], "not understood: 'seeds=3'"),
-        (["--config=configs/quickstart.py", "--config.model.width=0"], "1 or more"),
+        (["--config=configs/quickstart.py", "seeds=3"], "unexpected argument 'seeds=3'"),
+        (["--config=configs/quickstart.py", "--config.model.width=0"], "1 or more, got 0"),
         (
             ["--config=configs/breastmnist_salun_cra.py", "--config.data.path=/nowhere.npz"],
             "/nowhere.npz",
@@ -142,7 +119,7 @@ def test_what_a_user_gets_wrong_is_one_line_and_exit_code_2(tmp_path, flags, mes
         ("import nosuchpackage", "No module named 'nosuchpackage'"),
         ("def get_config(:", "invalid syntax"),
         ("def get_config():\n    return 1 / 0", "division by zero"),
-        ("def get_config():\n    pass", "returned None; end it by `return config`"),
+        ("def get_config():\n    pass", "returned None; end it with `return config`"),
         ("x = 1", "get_config"),
     ],
 )
@@ -160,11 +137,28 @@ def test_every_config_loads_and_passes_the_check(path):
     from jaxunlearn import grid
 
     space = {}
-    exec(compile(path.read_text(), path, "exec"), space)
+    exec(compile(path.read_text("utf-8"), path, "exec"), space)
     config = space["get_config"]()
     for cell in grid.cells(config):
         config_lib.check(cell.config)
     assert config.name == path.stem
+
+
+def test_a_config_that_is_not_here_is_the_installed_one(tmp_path, monkeypatch):
+    installed = tmp_path / "jaxunlearn" / "configs" / "quickstart.py"
+    installed.parent.mkdir(parents=True)
+    installed.write_text("")
+    monkeypatch.setattr(main, "__file__", str(tmp_path / "jaxunlearn" / "main.py"))
+    monkeypatch.chdir(tmp_path)
+    given = "--config=configs/quickstart.py:5"
+    assert main.find_config(given) == f"--config={installed}:5"
+    assert main.find_config("--workdir=configs/x") == "--workdir=configs/x"
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "quickstart.py").write_text("")
+    assert main.find_config(given) == given
+    for missing in ("configs/other.py", "jaxunlearn/quickstart.py", "../configs/x.py"):
+        with pytest.raises(SystemExit):
+            main.find_config(f"--config={missing}")
 
 
 def test_pathmnist_shaped_file_goes_through_the_published_config(tmp_path):
@@ -179,9 +173,12 @@ def test_pathmnist_shaped_file_goes_through_the_published_config(tmp_path):
         "--config.model.name=cnn",
         "--config.model.width=8",
         "--config.train.epochs=2",
-        *(f"--config.methods.{name}.epochs=1" for name in ("finetune", "random_label", "salun")),
-        *(f"--config.methods.{name}_flip.epochs=1" for name in ("random_label", "salun")),
-        *(f"--config.methods.{name}.epochs=1" for name in ("salun_cra", "salun_cra_flip")),
+        "--config.methods.finetune.epochs=1",
+        *(
+            f"--config.methods.{name}{how}.epochs=1"
+            for name in ("random_label", "salun", "salun_cra")
+            for how in ("", "_once", "_flip")
+        ),
     )
     assert code == 0, err
     predictions = store.read_npz(tmp_path / "run" / "predictions" / "salun_cra-seed0.npz")

@@ -56,7 +56,7 @@ def test_by_hand():
     # non-members 7 of 10: "high is member" is right 9 + 3 times, "all are members" 10 times.
     # Forget: 3 of 4 high.
     assert values["MIA"] == pytest.approx(25)
-    assert values["n"] == {"forget": 4, "retain": 10, "test": 10}
+    assert values["n"] == {"forget": 4, "retain": 10, "val": 4, "test": 10}
     assert values["counts"] == {"tp": 3, "fn": 1, "fp": 2, "tn": 4}
     for name, expected in {
         "sensitivity": 3 / 4,

@@ -5,7 +5,20 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from jaxunlearn.errors import UserError
-from jaxunlearn.metrics import Predictions, clinical
+from jaxunlearn.metrics import Predictions, clinical, evaluate
+
+
+def evaluated(val, test, malignant, scenarios):
+    """The values of predictions on val and test."""
+    return evaluate(
+        {"forget": test, "retain": test, "val": val, "test": test},
+        malignant=malignant,
+        scenarios=scenarios,
+        attack="threshold",
+        members="all",
+        malignant_rule="argmax",
+        seed=0,
+    )
 
 
 def draw(seed, n, share):
@@ -46,7 +59,7 @@ def test_auroc_is_of_the_summed_probability(num_classes, malignant):
     p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     expected = sk.roc_auc_score(np.isin(labels, malignant), p[:, list(malignant)].sum(1))
     test = Predictions(logits, labels)
-    values = clinical.evaluate(test, test, malignant, ((1, 1),), "argmax")
+    values = evaluated(test, test, malignant, ((1, 1),))
     assert values["auroc"] == pytest.approx(expected, abs=1e-4)
 
 
@@ -60,7 +73,8 @@ def test_risk_is_what_net_benefit_leaves(pairs, c_fn, c_fp):
     counts = clinical.confusion(called, truth)
     risks = clinical.risks(called, truth, c_fn, c_fp)
     # R_global = C_FN · (π − net benefit) at p_t = C_FP / (C_FP + C_FN)
-    net_benefit = clinical.net_benefit(counts, c_fp / (c_fp + c_fn))
+    # Net benefit (Vickers & Elkin 2006) = TP/N − FP/N · p_t / (1 − p_t), odds C_FP / C_FN
+    net_benefit = (counts["tp"] - counts["fp"] * c_fp / c_fn) / len(truth)
     assert risks["risk"] == pytest.approx(c_fn * (truth.mean() - net_benefit), abs=1e-9)
     # and by counts
     fn, fp, n = counts["fn"], counts["fp"], len(truth)
@@ -69,12 +83,6 @@ def test_risk_is_what_net_benefit_leaves(pairs, c_fn, c_fp):
         assert risks["risk_malignant"] == pytest.approx(c_fn * fn / truth.sum())
     if not truth.all():
         assert risks["risk_benign"] == pytest.approx(c_fp * fp / (~truth).sum())
-
-
-def test_net_benefit_by_hand():
-    # 30 of 100 found, 10 false alarms, p_t = 0.2: 0.30 − 0.10 · 0.2/0.8
-    counts = {"tp": 30, "fn": 5, "fp": 10, "tn": 55}
-    assert clinical.net_benefit(counts, 0.2) == pytest.approx(0.275)
 
 
 @pytest.mark.parametrize("c_fn, c_fp", [(1, 1), (20, 1), (1, 3)])
@@ -144,7 +152,7 @@ def test_threshold_is_chosen_on_val_and_applied_on_test():
 
     val = binary([0.1, 0.2, 0.3, 0.9], [0, 0, 1, 1])
     test = binary([0.2, 0.27, 0.4, 0.6], [0, 0, 1, 1])
-    values = clinical.evaluate(val, test, (1,), ((20, 1),), "argmax")
+    values = evaluated(val, test, (1,), ((20, 1),))
     assert values["threshold"]["20:1"] == pytest.approx(0.25)
     assert values["risk"]["20:1"] == pytest.approx(20 / 4)  # argmax misses 0.4
     assert values["risk_at_threshold"]["20:1"] == pytest.approx(1 / 4)  # 0.27 is a false alarm

@@ -58,8 +58,9 @@ def test_all_members_count_as_much_as_all_non_members(attack):
 @given(
     st.lists(st.integers(0, 6), min_size=1, max_size=12),
     st.lists(st.integers(0, 6), min_size=1, max_size=12),
+    st.booleans(),
 )
-def test_threshold_is_the_best_of_all(members, nonmembers):
+def test_threshold_is_the_best_of_all(members, nonmembers, balanced):
     members, nonmembers = np.array(members) / 6, np.array(nonmembers) / 6
     scores = np.concatenate([members, nonmembers])
     truth = np.repeat([True, False], [len(members), len(nonmembers)])
@@ -67,8 +68,10 @@ def test_threshold_is_the_best_of_all(members, nonmembers):
     # ties go to.
     cuts = np.arange(-1, 14, 2) / 12
     rules = [scores >= cut for cut in cuts] + [scores <= cut for cut in cuts[::-1]]
-    best = max(rules, key=lambda rule: np.sum(rule == truth))
-    called = privacy.threshold(members, nonmembers, scores)
+    # Balanced: each side counts as much as the other, in whole numbers.
+    weights = np.where(truth, len(nonmembers), len(members)) if balanced else np.ones(len(truth))
+    best = max(rules, key=lambda rule: np.sum(weights * (rule == truth)))
+    called = privacy.threshold(members, nonmembers, scores, balanced=balanced)
     assert np.array_equal(called, best)
 
 

@@ -38,28 +38,6 @@ def test_t_interval_covers_as_often_as_it_says():
     assert 0.93 <= np.mean(covered) <= 0.97
 
 
-def test_bootstrap_agrees_with_the_normal_interval():
-    rng = np.random.default_rng(0)
-    difference = rng.normal(0.3, 1, 400)
-    half = Z * stats.sem(difference)
-    low, high = statistics.paired_bootstrap(difference, seed=1)
-    assert low == pytest.approx(difference.mean() - half, abs=0.02)
-    assert high == pytest.approx(difference.mean() + half, abs=0.02)
-    assert (low, high) == statistics.paired_bootstrap(difference, seed=1)
-    assert statistics.paired_bootstrap(np.full(9, 0.5), seed=0) == (0.5, 0.5)
-
-
-def test_bootstrap_over_groups_is_wider_where_images_are_alike():
-    rng = np.random.default_rng(0)
-    difference, groups = np.repeat(rng.normal(size=50), 8), np.repeat(np.arange(50), 8)
-    alone = np.diff(statistics.paired_bootstrap(difference, seed=0))
-    grouped = np.diff(statistics.paired_bootstrap(difference, groups + 1000, seed=0))
-    assert grouped / alone == pytest.approx(8**0.5, rel=0.1)
-    # Groups of one image each are no groups.
-    single = statistics.paired_bootstrap(difference, np.arange(400), seed=0)
-    assert single == statistics.paired_bootstrap(difference, seed=0)
-
-
 @pytest.mark.parametrize(
     "only_first, only_second, expected",
     [(0, 0, 1), (1, 0, 1), (5, 0, 2 / 32), (8, 3, 2 * (1 + 11 + 55 + 165) / 2048), (4, 4, 1)],
@@ -67,3 +45,43 @@ def test_bootstrap_over_groups_is_wider_where_images_are_alike():
 def test_mcnemar_by_hand(only_first, only_second, expected):
     assert statistics.mcnemar(only_first, only_second) == pytest.approx(expected)
     assert statistics.mcnemar(only_second, only_first) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "p_values, expected",
+    [
+        # sorted 0.005, 0.01, 0.03, 0.04, times 4, 3, 2, 1: 0.02, 0.03, 0.06, and no less than that
+        ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]),
+        # times 3, 2, 1: 0.03, 0.03 and 0.02, which may not fall below what precedes it
+        ([0.02, 0.01, 0.015], [0.03, 0.03, 0.03]),
+        ([0.5, 0.6], [1.0, 1.0]),
+        ([0.04, 0.04], [0.08, 0.08]),
+        ([0.03], [0.03]),
+        ([0.0, 1.0], [0.0, 1.0]),
+        ([], []),
+    ],
+)
+def test_holm_by_hand(p_values, expected):
+    assert statistics.holm(p_values) == pytest.approx(expected)
+
+
+def test_holm_wrongly_rejects_no_more_often_than_it_says():
+    rng = np.random.default_rng(0)
+    rejects = [min(statistics.holm(p)) < 0.05 for p in rng.random((2000, 6))]
+    assert 0.03 <= np.mean(rejects) <= 0.07
+    assert np.mean([min(p) < 0.05 for p in rng.random((2000, 6))]) > 0.2
+
+
+def test_t_test():
+    # mean 3, standard error 1/√3: with 2 degrees of freedom p = 1 − t/√(2 + t²) at t = 3√3
+    assert statistics.t_test([2, 3, 4]) == pytest.approx(1 - 27**0.5 / 29**0.5)
+    assert statistics.t_test([-4, -3, -2]) == statistics.t_test([2, 3, 4])
+    assert statistics.t_test([1, -1]) == pytest.approx(1)
+    assert statistics.t_test([2, 2, 2]) is None
+    with pytest.raises(ValueError, match="1 values; it needs at least 2"):
+        statistics.t_test([1.0])
+    rng = np.random.default_rng(0)
+    for values in rng.normal(1, 1, size=(200, 4)):
+        assert statistics.t_test(values) == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
+        low, high = statistics.t_interval(values)
+        assert (statistics.t_test(values) < 0.05) == (not low <= 0 <= high)

@@ -1,6 +1,9 @@
 """Architectures, their variables, and that the fast ones compute what the plain ones compute."""
 
+import dataclasses
 import functools
+import sys
+import types
 
 import flax.linen as nn
 import jax
@@ -23,7 +26,7 @@ def shapes_of(model, shape):
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
 
     def train(variables, images):
-        return model.apply(variables, images, True)
+        return model.apply(variables, images, True, None)
 
     return variables, *jax.eval_shape(train, variables, images)
 
@@ -32,7 +35,7 @@ def gradients(model, variables, images):
     """Loss, new state and the gradient of the parameters."""
 
     def loss(params, state, images):
-        logits, state = model.apply({"params": params, **state}, images, True)
+        logits, state = model.apply({"params": params, **state}, images, True, None)
         targets = jnp.arange(len(images)) % logits.shape[-1]
         return -jnp.mean(
             jnp.sum(jax.nn.log_softmax(logits) * jax.nn.one_hot(targets, 5), -1)
@@ -97,12 +100,12 @@ def test_initial_kernels_are_he_normal_over_the_fan_out():
 def test_evaluation_leaves_the_state_and_sees_each_image_alone():
     model = models.build("cnn", num_classes=5, width=4)
     variables = model.init(jax.random.key(1), IMAGES)
-    logits, state = model.apply(variables, IMAGES, False)
+    logits, state = model.apply(variables, IMAGES, False, None)
     assert state == {"batch_stats": variables["batch_stats"]}
     np.testing.assert_allclose(
-        model.apply(variables, IMAGES[:1], False)[0], logits[:1], rtol=1e-5, atol=1e-6
+        model.apply(variables, IMAGES[:1], False, None)[0], logits[:1], rtol=1e-5, atol=1e-6
     )
-    trained, new_state = model.apply(variables, IMAGES, True)
+    trained, new_state = model.apply(variables, IMAGES, True, None)
     assert np.abs(trained - logits).max() > 1e-3
     assert set(new_state) == {"batch_stats"}
     assert any(
@@ -117,7 +120,9 @@ def test_gradients_equal_those_of_the_plain_model(monkeypatch, bottleneck):
     name = f"bottleneck={bottleneck}"
     small = functools.partial(models.shipped, ResNet, blocks=(2, 1), bottleneck=bottleneck)
     monkeypatch.setitem(models.MODELS, name, small)
-    fast, plain = (models.build(name, num_classes=5, width=4, plain=p) for p in (False, True))
+    fast, plain = (
+        models.build(name, num_classes=5, width=4, custom_gradients=c) for c in (True, False)
+    )
     variables = jax.jit(fast.init)(jax.random.key(1), IMAGES)
     assert_close(gradients(fast, variables, IMAGES), gradients(plain, variables, IMAGES), 1e-4)
 
@@ -149,7 +154,8 @@ def test_gradients_of_single_examples_by_vmap():
     @jax.jit
     def gradient(image):
         def loss(params):
-            return jnp.sum(model.apply({**variables, "params": params}, image[None], False)[0] ** 2)
+            every = {**variables, "params": params}
+            return jnp.sum(model.apply(every, image[None], False, None)[0] ** 2)
 
         return jax.grad(loss)(variables["params"])
 
@@ -158,12 +164,12 @@ def test_gradients_of_single_examples_by_vmap():
     assert_close(together, alone, 1e-5)
 
 
-def test_plain_supports_forward_mode():
-    model = models.build("cnn", num_classes=5, width=4, plain=True)
+def test_without_custom_gradients_forward_mode_works():
+    model = models.build("cnn", num_classes=5, width=4, custom_gradients=False)
     variables = model.init(jax.random.key(1), IMAGES)
 
     def logits(images):
-        return model.apply(variables, images, True)[0]
+        return model.apply(variables, images, True, None)[0]
 
     _, tangent = jax.jvp(logits, (IMAGES,), (jnp.ones_like(IMAGES),))
     assert tangent.shape == (8, 5)
@@ -181,43 +187,147 @@ class Own(nn.Module):
         return nn.Dense(self.num_classes)(x * gain)
 
 
-def test_a_users_own_module_is_a_line_in_the_table(monkeypatch):
-    own = lambda num_classes, **_: models.from_flax(Own(num_classes))  # noqa: E731
-    monkeypatch.setitem(models.MODELS, "own", own)
-    model = models.build("own", num_classes=5)
+def wide(num_classes, width=1):
+    return Own(num_classes * width)
+
+
+@pytest.fixture
+def mynets(monkeypatch):
+    """A user's module of networks, as if it lay in the current folder."""
+    module = types.ModuleType("mynets")
+    module.Own, module.wide, module.nothing = Own, wide, lambda num_classes: None
+    module.instance = Own(5)
+    module.pair = models.from_flax(Own(5))
+    module.fails = lambda num_classes: 1 / 0
+    for made in (Own, wide):
+        monkeypatch.setattr(made, "__module__", "mynets")
+    monkeypatch.setitem(sys.modules, "mynets", module)
+
+
+def test_a_users_own_module_is_trained_by_its_path(mynets):
+    model = models.build("mynets:Own", num_classes=5)
     variables = model.init(jax.random.key(0), IMAGES)
     np.testing.assert_array_equal(variables["params"]["gain"], 3.0)
-    expected, state = model.apply(variables, IMAGES, True)
+    expected, state = model.apply(variables, IMAGES, True, jax.random.key(0))
     assert expected.shape == (8, 5) and state == {}
-    np.testing.assert_array_equal(model.apply(variables, IMAGES, False)[0], expected)
-    result = toy.unlearn("salun", own_task(), epochs=1)
+    np.testing.assert_array_equal(model.apply(variables, IMAGES, False, None)[0], expected)
+    assert model is models.build("mynets:Own", num_classes=5) and model.features is None
+    result = toy.unlearn("salun", own_task("mynets:Own"), epochs=1)
     assert set(result.variables["params"]) == {"gain", "Dense_0"}
 
 
-def own_task():
+def own_task(name):
     """The toy problem with the user's module as the original."""
-    model = models.build("own", num_classes=toy.NUM_CLASSES)
+    model = models.build(name, num_classes=toy.NUM_CLASSES)
     task = toy.task(the_setup=toy.setup(model=model))
-    variables = model.init(jax.random.key(0), np.zeros((1, *task.images.shape[1:]), np.float32))
-    return task._replace(original=jax.device_get(variables))
+    variables = model.init(
+        jax.random.key(0), np.zeros((1, *task.bench.images.shape[1:]), np.float32)
+    )
+    return dataclasses.replace(task, original=jax.device_get(variables))
+
+
+@pytest.mark.parametrize(
+    "name, outputs", [("instance", 5), ("pair", 5), ("Own", 5), ("wide", 5 * 16)]
+)
+def test_a_path_may_name_a_module_a_model_or_a_function(mynets, name, outputs):
+    model = models.build(f"mynets:{name}", num_classes=5, width=16)
+    assert shapes_of(model, (2, 8, 8, 1))[1].shape == (2, outputs)
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("mynets:Onw", "unknown name in mynets 'Onw': did you mean 'Own'"),
+        ("mynet:Own", "no module 'mynet'"),
+        ("mynets:fails", "model 'mynets:fails' cannot be built: division by zero"),
+        ("mynets:nothing", "must be a flax.linen.Module, .* got NoneType"),
+    ],
+)
+def test_what_is_wrong_with_a_path_is_one_line(mynets, name, message):
+    with pytest.raises(UserError, match=message) as error:
+        models.build(name, num_classes=5)
+    assert "\n" not in str(error.value)
+
+
+class Random(nn.Module):
+    """Dropout, noise from a stream of its own, and batch norm."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, images, train):
+        x = nn.Dropout(0.5, deterministic=not train)(images.reshape(len(images), -1))
+        if train:
+            x = x + 0.1 * jax.random.normal(self.make_rng("noise"), x.shape)
+        return nn.Dense(self.num_classes)(nn.BatchNorm(use_running_average=not train)(x))
+
+
+def test_the_key_feeds_what_is_random_in_training_and_nothing_in_evaluation():
+    model = models.from_flax(Random(5))
+    variables = model.init(jax.random.key(0), IMAGES)
+    assert set(variables) == {"params", "batch_stats"}
+    one, again, other = (
+        jax.jit(model.apply, static_argnums=2)(variables, IMAGES, True, jax.random.key(seed))
+        for seed in (1, 1, 2)
+    )
+    assert toy.same_bits(one, again) and not toy.same_bits(one[0], other[0])
+    assert set(one[1]) == {"batch_stats"}
+    evaluated = [model.apply(variables, IMAGES, False, key) for key in (None, jax.random.key(3))]
+    assert toy.same_bits(*evaluated)
+
+
+def test_the_key_changes_no_bit_where_nothing_is_random():
+    model = models.build("cnn", num_classes=5, width=4)
+    variables = model.init(jax.random.key(1), IMAGES)
+    train = jax.jit(model.apply, static_argnums=2)
+    outputs = [train(variables, IMAGES, True, jax.random.key(seed)) for seed in (1, 2)]
+    assert toy.same_bits(*outputs)
+    assert toy.same_bits(outputs[0], train(variables, IMAGES, True, None))
+
+
+def test_training_a_random_model_is_random_by_its_seed_only():
+    model = models.from_flax(Random(toy.NUM_CLASSES))
+    the_setup = toy.setup(model=model)
+    blank = np.zeros((1, 8, 8, 1), np.float32)
+    original = jax.device_get(model.init(jax.random.key(0), blank))
+    runs = [
+        toy.unlearn("finetune", toy.task(seed, the_setup, original=original), epochs=1)
+        for seed in (0, 0, 1)
+    ]
+    assert toy.same_bits(runs[0].variables, runs[1].variables)
+    assert not toy.same_bits(runs[0].variables, runs[2].variables)
+
+
+@pytest.mark.parametrize("name, size", [("cnn", 16), ("resnet18", 32)])
+def test_features_are_what_the_last_layer_sees(name, size):
+    model = models.build(name, num_classes=5, width=4)
+    variables = jax.jit(model.init)(jax.random.key(1), IMAGES)
+    features = jax.jit(model.features)(variables, IMAGES)
+    assert features.shape == (8, size) and features.dtype == jnp.float32
+    last = variables["params"]["Dense_0"]
+    logits, _ = model.apply(variables, IMAGES, False, None)
+    np.testing.assert_allclose(
+        features @ last["kernel"] + last["bias"][None], logits, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_the_same_arguments_give_the_same_model():
     model = models.build("resnet18", num_classes=5)
-    assert model is models.build("resnet18", width=64, num_classes=5, dtype="float32", plain=False)
+    spelt_out = {"width": 64, "dtype": "float32", "custom_gradients": True}
+    assert model is models.build("resnet18", num_classes=5, **spelt_out)
     assert hash(model) == hash(models.build("resnet18", num_classes=5))
-    assert model != models.build("resnet18", num_classes=5, plain=True)
+    assert model != models.build("resnet18", num_classes=5, custom_gradients=False)
     assert model != models.build("resnet18", num_classes=6)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "resnet19"}, "resnet18"),
-        ({"name": "cnn", "width": 0}, "width 0"),
-        ({"name": "cnn", "width": -4}, "width -4"),
-        ({"name": "cnn", "width": 2.5}, "width 2.5"),
-        ({"name": "cnn", "dtype": "float16"}, "bfloat16"),
+        ({"name": "resnet19"}, "unknown model 'resnet19': did you mean 'resnet18'.*MODULE:NAME"),
+        ({"name": "cnn", "width": 0}, r"model\.width must be a whole number, 1 or more, got 0"),
+        ({"name": "cnn", "width": -4}, r"model\.width .* got -4"),
+        ({"name": "cnn", "width": 2.5}, r"model\.width .* got 2\.5"),
+        ({"name": "cnn", "dtype": "float16"}, r"model\.dtype .* got 'float16'; .*'bfloat16'"),
     ],
 )
 def test_a_wrong_argument_is_a_user_error_of_one_line(arguments, message):

@@ -38,6 +38,7 @@ def test_nothing_to_do_is_said(clock):
     assert lines(clock, []) == "seed 0 · it: nothing to do\n"
 
 
-def test_a_terminal_gets_a_bar(clock):
+def test_a_terminal_gets_a_bar(clock, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")  # a dumb one cannot draw it
     text = lines(clock, [(1.0, 0.5, 10, 0.25, 0.5)], force_terminal=True)
     assert "seed 0 · it" in text and "50%" in text and "loss 0.250" in text

@@ -4,8 +4,8 @@ import optax
 import pytest
 import toy
 
-from jaxunlearn import augment, keys, saliency, training
-from jaxunlearn.data.forget import Split
+from jaxunlearn import augment, keys, training
+from jaxunlearn.methods import saliency
 
 
 def flat(tree):
@@ -14,20 +14,20 @@ def flat(tree):
 
 def by_single_examples(task):
     """The same gradient from one example at a time: mean over each batch, summed over batches."""
-    setup = task.setup
+    setup = task.bench.setup
     model = setup.model
 
     def loss(params, image, label):
         variables = {**task.original, "params": params}
         x = training.normalise(image[None], setup.mean, setup.std)
-        logits, _ = model.apply(variables, x, False)
+        logits, _ = model.apply(variables, x, False, None)
         return optax.softmax_cross_entropy_with_integer_labels(logits, label[None])[0]
 
     gradient = jax.jit(jax.grad(loss))
-    images = np.asarray(task.images)
+    images = np.asarray(task.bench.images)
     total = 0.0
-    for start in range(0, len(task.split.forget), setup.batch_size):
-        chunk = task.split.forget[start : start + setup.batch_size]
+    for start in range(0, len(task.forget), setup.batch_size):
+        chunk = task.forget[start : start + setup.batch_size]
         rows = [flat(gradient(task.original["params"], images[i], task.labels[i])) for i in chunk]
         total = total + np.mean(np.asarray(rows, np.float64), 0)
     return np.abs(total)
@@ -76,44 +76,32 @@ def test_top_marks_exactly_the_ratio(values, ratio, expected):
     assert saliency.top(np.array(values), ratio).tolist() == [bool(x) for x in expected]
 
 
-def test_sharing_charges_the_time_to_all_who_use_it():
-    task = toy.task()
+def test_the_gradient_follows_the_batch_size():
+    """Means over batches depend on what is in a batch."""
+    small = toy.task(the_setup=toy.setup(batch_size=4))
     config = toy.settings("salun").mask
-    saliency.saliency_mask(task, config)
-    assert task.shared.seconds_saved == 0.0
-    saliency.saliency_mask(task, config)
-    assert task.shared.seconds_saved > 0.0
-
-
-def test_the_gradient_of_other_batches_is_another_one():
-    """Means over batches depend on what is in a batch: nothing may be shared between sizes."""
-    task = toy.task()
-    small = task._replace(setup=toy.setup(batch_size=4))
-    config = toy.settings("salun").mask
-    first = saliency.saliency_mask(task, config)
+    first = saliency.saliency_mask(toy.task(), config)
     assert not toy.same_bits(first, saliency.saliency_mask(small, config))
-    alone = toy.task(the_setup=toy.setup(batch_size=4))
-    assert toy.same_bits(
-        saliency.saliency_mask(small, config), saliency.saliency_mask(alone, config)
-    )
 
 
 def test_the_scripts_mask_is_of_shuffled_augmented_images():
     shuffled = keys.stage_rng("mask", 0).permutation(np.arange(10))
-    plain = toy.task(the_setup=toy.setup(batch_size=4))
-    same = plain._replace(split=Split(shuffled, plain.split.retain))
+    plain, same = (
+        toy.task(the_setup=toy.setup(batch_size=4), **changes)
+        for changes in ({}, {"forget": shuffled})
+    )
     np.testing.assert_array_equal(
         flat(saliency.forget_gradient(plain, augmented=True)), flat(saliency.forget_gradient(same))
     )
     # By batches of one: each augmented image alone, by the key of its place.
     task = toy.task(the_setup=toy.setup(batch_size=1, augment=augment.build("crop_flip")))
     key = keys.stage_key("mask", 0, 0)
-    images = np.array(task.images)
+    images = np.array(task.bench.images)
     for place, index in enumerate(shuffled):
         one = images[index][None]
-        drawn, _ = task.setup.augment(one, np.ones((1, 3)), jax.random.fold_in(key, place))
+        drawn, _ = task.bench.setup.augment(one, np.ones((1, 3)), jax.random.fold_in(key, place))
         images[index] = np.asarray(drawn)[0]
-    expected = saliency.forget_gradient(toy.task(the_setup=task.setup, images=images))
+    expected = saliency.forget_gradient(toy.task(the_setup=task.bench.setup, images=images))
     got = saliency.forget_gradient(task, augmented=True)
     np.testing.assert_allclose(flat(got), flat(expected), rtol=1e-3, atol=1e-6)
     assert not np.allclose(flat(got), flat(saliency.forget_gradient(task)), rtol=1e-2)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import toy
 
-from jaxunlearn import devices, keys, models, training
-from jaxunlearn.errors import UserError
+from jaxunlearn import devices, keys, training
+from jaxunlearn.training import step
 
 TRACES = Counter()
 
@@ -29,26 +29,24 @@ def train(passes, task=None, **kwargs):
     return training.run(
         passes,
         task.original,
-        task.images,
-        task.setup,
+        task.bench,
         stage="train",
         seed=task.seed,
-        programs=task.programs,
         **kwargs,
     )
 
 
 def epochs(count, labels, objective=training.cross_entropy, indices=None, lr=0.05, **kwargs):
     indices = np.arange(40) if indices is None else indices
-    return [training.Pass(objective, indices, labels, lr, of=count, **kwargs) for _ in range(count)]
+    return [training.Pass(objective, indices, labels, lr, count, **kwargs) for _ in range(count)]
 
 
 def test_batches_pad_with_real_examples_that_do_not_count():
-    order, weight = training.batches(np.arange(10, 17), 4)
+    order, weight = step.batches(np.arange(10, 17), 4)
     assert order.tolist() == [[10, 11, 12, 13], [14, 15, 16, 10]]
     assert weight.tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
     # A set smaller than a batch is one batch all the same, whatever the number of devices.
-    order, weight = training.batches(np.arange(3), 8)
+    order, weight = step.batches(np.arange(3), 8)
     assert order.tolist() == [[0, 1, 2, 0, 1, 2, 0, 1]] and weight.tolist() == [[1] * 3 + [0] * 5]
 
 
@@ -57,28 +55,16 @@ def test_batch_mean_ignores_padding():
     assert batch.mean(jnp.array([2.0, 4.0, 100.0])) == 3.0
 
 
-def linear_model():
-    """logits = xᵀW, no batch norm: small enough to train by hand."""
-
-    def init(key, images):
-        return {"params": {"w": jax.random.normal(key, (images[0].size, toy.NUM_CLASSES)) * 0.1}}
-
-    def apply(variables, images, train):
-        return images.reshape(len(images), -1) @ variables["params"]["w"], {}
-
-    return models.Model(init, apply)
-
-
 def test_sgd_equals_pytorchs_formula_computed_by_hand():
-    model = linear_model()
+    model = toy.linear_model()
     setup = toy.setup(model=model, batch_size=16, momentum=0.9, weight_decay=0.01)
     task = toy.task(the_setup=setup)
     w = np.array(model.init(jax.random.key(0), np.zeros((1, 8, 8, 1)))["params"]["w"], np.float64)
-    task = task._replace(original={"params": {"w": w.astype(np.float32)}})
+    task = dataclasses.replace(task, original={"params": {"w": w.astype(np.float32)}})
     result = train(epochs(2, task.labels, lr=0.1), task)
 
     velocity = np.zeros_like(w)
-    x = (np.asarray(task.images).reshape(40, -1) / 255 - 0.5) / 0.5
+    x = (np.asarray(task.bench.images).reshape(40, -1) / 255 - 0.5) / 0.5
     for epoch in range(2):
         shuffled = keys.stage_rng("train", 0, epoch).permutation(np.arange(40))
         for chunk in (shuffled[:16], shuffled[16:32], shuffled[32:]):  # the last of 8 only
@@ -91,7 +77,7 @@ def test_sgd_equals_pytorchs_formula_computed_by_hand():
     np.testing.assert_allclose(result.variables["params"]["w"], w, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("optimizer", sorted(training.OPTIMIZERS))
+@pytest.mark.parametrize("optimizer", sorted(step.OPTIMIZERS))
 def test_every_optimizer_learns(optimizer):
     setup = toy.setup(optimizer=optimizer)
     task = toy.task(the_setup=setup)
@@ -134,15 +120,15 @@ def test_four_devices_give_the_numbers_of_one():
 def test_the_scanned_epoch_of_accelerators_equals_the_loop(monkeypatch):
     task = toy.task()
     looped = train(epochs(2, task.labels))
-    logits = training.predict(looped.variables, task.images, task.setup, task.programs, 16)
-    monkeypatch.setattr(training, "on_cpu", lambda mesh: False)
+    logits = training.predict(looped.variables, task.bench.images, task.bench, 16)
+    monkeypatch.setattr(devices, "on_cpu", lambda mesh: False)
     scanned = train(epochs(2, task.labels))
     assert scanned.history[-1]["accuracy"] == looped.history[-1]["accuracy"]
     for a, b in zip(
         jax.tree.leaves(looped.variables), jax.tree.leaves(scanned.variables), strict=True
     ):
         np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-4, atol=1e-5)
-    mapped = training.predict(looped.variables, task.images, task.setup, task.programs, 16)
+    mapped = training.predict(looped.variables, task.bench.images, task.bench, 16)
     np.testing.assert_allclose(logits, mapped, rtol=1e-4, atol=1e-5)
 
 
@@ -229,8 +215,7 @@ def test_progress_counts_every_image_and_ends_at_one():
 def test_prediction_does_not_depend_on_the_batch_size():
     task = toy.task()
     a, b = (
-        training.predict(task.original, task.images, task.setup, task.programs, size)
-        for size in (7, 40)
+        training.predict(task.original, task.bench.images, task.bench, size) for size in (7, 40)
     )
     assert a.shape == (40, toy.NUM_CLASSES) and a.dtype == np.float32
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
@@ -240,8 +225,3 @@ def test_normalise_is_per_channel():
     images = np.full((1, 1, 1, 3), 255, np.uint8)
     out = training.normalise(jnp.asarray(images), (0.5, 0.0, 1.0), (0.5, 1.0, 2.0))
     assert np.asarray(out).ravel().tolist() == [1.0, 1.0, 0.0]
-
-
-def test_too_many_devices_is_a_users_error():
-    with pytest.raises(UserError, match=r"devices is 99; allowed: 1 to 4"):
-        devices.make_mesh(99)

@@ -9,9 +9,7 @@ from ml_collections import ConfigDict
 
 from jaxunlearn import augment, config, devices, keys, models, training
 from jaxunlearn.data.dataset import Examples
-from jaxunlearn.data.forget import Split
-from jaxunlearn.methods import METHODS
-from jaxunlearn.methods.task import Shared, Task
+from jaxunlearn.methods import METHODS, Task, actions
 
 NUM_CLASSES = 3
 
@@ -32,7 +30,6 @@ def programs(count=1):
 def setup(**changes):
     values = dict(
         model=models.build("cnn", num_classes=NUM_CLASSES, width=8),
-        num_classes=NUM_CLASSES,
         augment=augment.build(()),
         mean=(0.5,),
         std=(0.5,),
@@ -49,43 +46,70 @@ def initial(seed=0):
     return jax.device_get(init(key, np.zeros((1, 8, 8, 1), np.float32)))
 
 
-def task(seed=0, the_setup=None, count=1, malignant=(2,), images=None):
+def task(seed=0, the_setup=None, count=1, malignant=(2,), images=None, **changes):
     made, labels = images_and_labels()
     images = made if images is None else images
     on = programs(count)
-    return Task(
-        original=initial(),
-        split=Split(np.arange(10), np.arange(10, 40)),
-        images=devices.replicate(images, on.mesh),
+    values = dict(
+        forget=np.arange(10),
+        retain=np.arange(10, 40),
         labels=labels,
-        val=Examples(*images_and_labels(30, seed=1)),
+        num_classes=NUM_CLASSES,
         malignant=malignant,
+        val=Examples(*images_and_labels(30, seed=1)),
         seed=seed,
-        setup=the_setup or setup(),
-        programs=on,
-        shared=Shared(),
+        original=initial(),
+        bench=training.Bench(the_setup or setup(), devices.replicate(images, on.mesh), on),
     )
+    return Task(**{**values, **changes})
+
+
+@functools.cache
+def linear_model():
+    """logits = xᵀW, no batch norm: small enough to train by hand."""
+
+    def init(key, images):
+        return {"params": {"w": jax.random.normal(key, (images[0].size, NUM_CLASSES)) * 0.1}}
+
+    def apply(variables, images, train, key):
+        return images.reshape(len(images), -1) @ variables["params"]["w"], {}
+
+    return models.Model(init, apply)
+
+
+SETUP_FIELDS = {field.name for field in dataclasses.fields(training.Setup)}
+
+
+def linear_task(**changes):
+    """The problem with a linear model, from random weights; changes of the task or its setup."""
+    of_setup = {name: value for name, value in changes.items() if name in SETUP_FIELDS}
+    of_task = {name: value for name, value in changes.items() if name not in SETUP_FIELDS}
+    w = np.random.default_rng(4).normal(0, 0.1, (64, NUM_CLASSES)).astype(np.float32)
+    the_setup = setup(**{"model": linear_model(), "weight_decay": 0.0, **of_setup})
+    return task(the_setup=the_setup, original={"params": {"w": w}}, **of_task)
 
 
 def settings(method, **changes) -> ConfigDict:
     """A method's settings, for two short epochs unless said otherwise."""
-    return config.methods(it={"method": method, "epochs": 2, **changes})["it"]
+    epochs = {"epochs": 2} if "epochs" in METHODS[method].defaults else {}
+    return config.methods(it={"method": method, **epochs, **changes})["it"]
 
 
 def unlearn(method, the_task=None, **changes) -> training.Result:
     """Runs a method on the toy problem."""
     the_task = the_task or task()
     values = settings(method, **changes)
-    the_setup = dataclasses.replace(the_task.setup, weight_decay=values.weight_decay)
-    the_task = the_task._replace(setup=the_setup)
+    fields = ("optimizer", "momentum", "weight_decay")
+    the_setup = dataclasses.replace(
+        the_task.bench.setup, **{field: values[field] for field in fields}
+    )
+    the_task = dataclasses.replace(the_task, bench=the_task.bench._replace(setup=the_setup))
     return training.run(
-        METHODS[values.method].passes(the_task, values),
+        actions(the_task, values),
         the_task.original,
-        the_task.images,
-        the_setup,
+        the_task.bench,
         stage="unlearn",
         seed=the_task.seed,
-        programs=the_task.programs,
     )
 
 

@@ -146,7 +146,7 @@ def for_those(images: Array, steps: Step) -> tuple[Array, Array]:
 
 
 def _fill(into: Array, make: Callable[[Array, Array], Array], images: Array, which: Array) -> Array:
-    """`into` with the rows where `which` `[B]` is not 0 made anew from their images."""
+    """`into` with the rows where `which` `[B]` is not 0 recomputed from their images."""
     wanted = which != 0
     order = jnp.argsort(~wanted, stable=True)
 
@@ -274,7 +274,7 @@ BASES = (jnp.zeros_like, grey, smooth, lambda image: jnp.full_like(image, mean(i
 MADE_TABLES = (autocontrast_table, equalize_table)
 
 
-# ---- Ops that are no case of the pass
+# ---- Ops outside the fixed pass
 
 
 def crop(image: Array, top: Array, left: Array, pad: int) -> Array:
@@ -328,7 +328,7 @@ def stain(image: Array, scale: Array, shift: Array) -> Array:
     if image.shape[-1] != 3:
         raise UserError(
             f"stain_jitter needs colour images and these have {image.shape[-1]} channel; "
-            "take stain_jitter out of the augmentation"
+            "remove stain_jitter from config.augment"
         )
     exact = functools.partial(jnp.einsum, "hwc,cd->hwd", precision=lax.Precision.HIGHEST)
     density = -jnp.log((image.astype(jnp.float32) + 1) / 256)

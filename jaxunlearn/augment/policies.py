@@ -5,7 +5,7 @@ A policy is a function of its parameters that returns `(draw, apply)`:
   draw(key, shape) -> choices                          one example of shape (H, W, C)
   apply(images, targets, choices) -> images, targets   a batch, choices stacked
 
-so a test can fix the choices and carry the same ones out in Pillow.
+so a test can fix the choices and make the same ones in Pillow.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ Shape = tuple[int, ...]
 Draw = Callable[[Array, Shape], Any]
 Apply = Callable[[Array, Array, Any], tuple[Array, Array]]
 Policy = tuple[Draw, Apply]
-Space = dict[str, np.ndarray]  # magnitudes by op, one a bin
+Space = dict[str, np.ndarray]  # magnitudes by op, one per bin
 
 OPS = (
     *("identity", "shear_x", "shear_y", "translate_x", "translate_y", "rotate"),
@@ -35,7 +35,7 @@ SIGNED = OPS[1:10]
 
 
 def draw_batch(draw: Draw, key: Array, shape: Shape) -> Any:
-    """Choices for a batch of `shape` `[B, H, W, C]`, one key an example made from `key`."""
+    """Choices for a batch of `shape` `[B, H, W, C]`, one key per example made from `key`."""
     return jax.vmap(lambda k: draw(k, shape[1:]))(jax.random.split(key, shape[0]))
 
 
@@ -44,10 +44,10 @@ def per_image(op: Callable[[Array, Any], Array]) -> Apply:
     return lambda images, targets, choices: (jax.vmap(op)(images, choices), targets)
 
 
-def _require(fits: bool, policy: str, given: str, allowed: str) -> None:
-    """Raises unless a policy's parameters fit."""
+def _require(fits: bool, parameter: str, given: object, allowed: str) -> None:
+    """Raises unless a policy's parameter fits."""
     if not fits:
-        raise UserError(f"augmentation {policy}: {given}; allowed: {allowed}")
+        raise UserError(f"augment_params.{parameter} must be {allowed}, got {given}")
 
 
 # ---- Geometry
@@ -61,11 +61,11 @@ def none() -> Policy:
 def crop_flip(padding: float = 4 / 32, pixels: int = 0) -> Policy:
     """Zero-pads, crops at random, mirrors left to right with p .5.
 
-    By `pixels`, or where that is 0 by `padding`, a share of the size. The papers' code pads by 4
-    pixels whatever the size.
+    The padding is `pixels` or, where that is 0, `padding`, a share of the size. The papers' code
+    pads with 4 pixels whatever the size.
     """
-    _require(0 <= padding <= 1, "crop_flip", f"padding {padding}", "0 to 1, a share of the size")
-    _require(pixels >= 0, "crop_flip", f"pixels {pixels}", "0 or more")
+    _require(0 <= padding <= 1, "crop_flip.padding", padding, "0 to 1, a share of the size")
+    _require(pixels >= 0, "crop_flip.pixels", pixels, "0 or more")
 
     def pad(shape):
         return pixels or round(padding * max(shape[:2]))
@@ -184,7 +184,7 @@ def do_ops(images: Array, space: Space, choices: dict[str, Array]) -> Array:
     """Does the chosen ops one after the other; `op`, `level` and `sign`, int32 `[B, n]` each."""
     chosen = (choices[name].T for name in ("op", "level", "sign"))
     steps = encode(space, images.shape[1:])(*chosen)
-    # A scan, because XLA would fuse unrolled passes and do the first anew for every later pixel.
+    # A scan, because XLA would fuse unrolled passes and repeat the first for every later pixel.
     return jax.lax.scan(lambda images, step: (ops.run(images, step), None), images, steps)[0]
 
 
@@ -193,7 +193,7 @@ def trivialaugment(num_bins: int = 31) -> Policy:
 
     Müller & Hutter, 2021, https://arxiv.org/abs/2103.10158.
     """
-    _require(num_bins >= 2, "trivialaugment", f"num_bins {num_bins}", "2 or more")
+    _require(num_bins >= 2, "trivialaugment.num_bins", num_bins, "2 or more")
 
     def draw(key, shape):
         keys = jax.random.split(key, 3)
@@ -214,11 +214,12 @@ def randaugment(num_ops: int = 2, magnitude: int = 9, num_bins: int = 31) -> Pol
 
     Cubuk et al., 2019, https://arxiv.org/abs/1909.13719.
     """
+    _require(num_ops >= 1, "randaugment.num_ops", num_ops, "1 or more")
     _require(
-        num_ops >= 1 and 0 <= magnitude < num_bins,
-        "randaugment",
-        f"num_ops {num_ops}, magnitude {magnitude} of {num_bins} bins",
-        "1 op or more, a magnitude from 0 to below the number of bins",
+        0 <= magnitude < num_bins,
+        "randaugment.magnitude",
+        magnitude,
+        f"0 to below num_bins, {num_bins}",
     )
 
     def draw(key, shape):
@@ -300,18 +301,15 @@ def augmix(severity: int = 3, width: int = 3, depth: int = 3, num_bins: int = 10
     Each op at one of the lowest `severity` bins; Dirichlet(1) weights over the chains, Beta(1, 1)
     between their mean and the image. Hendrycks et al., 2020, https://arxiv.org/abs/1912.02781.
     """
-    _require(
-        min(width, depth) >= 1 and 1 <= severity <= num_bins,
-        "augmix",
-        f"severity {severity} of {num_bins} bins, width {width}, depth {depth}",
-        "each 1 or more, the severity at most the number of bins",
-    )
+    _require(width >= 1, "augmix.width", width, "1 or more")
+    _require(depth >= 1, "augmix.depth", depth, "1 or more")
+    _require(1 <= severity <= num_bins, "augmix.severity", severity, f"1 to num_bins, {num_bins}")
 
     def draw(key, shape):
         keys = jax.random.split(key, 6)
         size = (width, depth)
         length = jax.random.randint(keys[0], (width, 1), 1, depth + 1)
-        # Identity, the first op, is no choice here: it stands for what a shorter chain lacks.
+        # Identity, the first op, cannot be chosen: it stands for what a shorter chain lacks.
         op = jax.random.randint(keys[1], size, 1, len(OPS))
         chains = jax.random.dirichlet(keys[2], jnp.ones(width)) * jax.random.uniform(keys[3])
         weights = jnp.floor(65536 * chains).astype(jnp.int32)
@@ -349,18 +347,19 @@ def random_erasing(
 
     Zhong et al., 2017, https://arxiv.org/abs/1708.04896. The box is filled with the level that
     (x / 255 − .5) / .5 normalises to nearest 0; for other means give `fill`, one level for all
-    channels or one for each.
+    channels or one per channel.
     """
+    _require(0 <= p <= 1, "random_erasing.p", p, "0 to 1")
     _require(
-        0 <= p <= 1 and 0 < area[0] <= area[1] < 1 and 0 < aspect[0] <= aspect[1],
-        "random_erasing",
-        f"p {p}, area {area}, aspect {aspect}",
-        "p 0 to 1, areas (low, high) in 0 to 1, aspects (low, high) above 0",
+        0 < area[0] <= area[1] < 1, "random_erasing.area", area, "shares (low, high) within 0 to 1"
+    )
+    _require(
+        0 < aspect[0] <= aspect[1], "random_erasing.aspect", aspect, "(low, high), both above 0"
     )
     _require(
         len(fill) in (1, 3) and 0 <= min(fill) <= max(fill) <= 255,
-        "random_erasing",
-        f"fill {fill}",
+        "random_erasing.fill",
+        fill,
         "1 or 3 levels, 0 to 255",
     )
     tries = 10  # the first box that fits; none of them: no box
@@ -389,12 +388,12 @@ def random_erasing(
 
 
 def mixup(alpha: float = 1.0) -> Policy:
-    """Mixes each example and its target with the one before it, by weights Beta(alpha, alpha).
+    """Mixes each example and its target with the one before it, with weights Beta(alpha, alpha).
 
     Zhang et al., 2017, https://arxiv.org/abs/1710.09412. Batches come shuffled, so the example
     before is a random partner.
     """
-    _require(alpha > 0, "mixup", f"alpha {alpha}", "more than 0")
+    _require(alpha > 0, "mixup.alpha", alpha, "more than 0")
 
     def draw(key, shape):
         share = jax.random.beta(key, alpha, alpha)
@@ -416,7 +415,7 @@ def cutmix(alpha: float = 1.0) -> Policy:
     The box has 1 − Beta(alpha, alpha) of the area and its centre anywhere, cut at the border.
     Yun et al., 2019, https://arxiv.org/abs/1905.04899.
     """
-    _require(alpha > 0, "cutmix", f"alpha {alpha}", "more than 0")
+    _require(alpha > 0, "cutmix.alpha", alpha, "more than 0")
 
     def draw(key, shape):
         height, width = shape[:2]
@@ -447,7 +446,7 @@ def stain_jitter(sigma: float = 0.05) -> Policy:
 
     Tellez et al., 2018, https://arxiv.org/abs/1808.05896.
     """
-    _require(0 <= sigma < 1, "stain_jitter", f"sigma {sigma}", "0 to below 1")
+    _require(0 <= sigma < 1, "stain_jitter.sigma", sigma, "0 to below 1")
 
     def draw(key, shape):
         jitter = jax.random.uniform(key, (2, 3), minval=-sigma, maxval=sigma)

@@ -26,8 +26,9 @@ _CIFAR10_NAMES = (
 def load(config: Any) -> Dataset:
     """CIFAR-10 or CIFAR-100 (fine labels); Krizhevsky 2009, https://www.cs.toronto.edu/~kriz/cifar.html.
 
-    Nothing is unpacked to disk. A tenth of the published training set, drawn by `config.seed`, is
-    the validation set: 45,000 train, 5,000 val and 10,000 test images `[N, 32, 32, 3]`.
+    Nothing is unpacked to disk. A random tenth of the published training set, seeded by
+    `config.seed`, is the validation set: 45,000 train, 5,000 val and 10,000 test images
+    `[N, 32, 32, 3]`.
 
     Args:
       config: the `data` config; `path` is an archive of that layout, read without a checksum, in
@@ -43,7 +44,8 @@ def load(config: Any) -> Dataset:
     else:
         path = common.fetch(_URL + filename, md5, folder, filename)
     try:
-        with tarfile.open(path) as tar:
+        # Opened here, as tarfile leaves a file open that it cannot read.
+        with open(path, "rb") as file, tarfile.open(fileobj=file) as tar:
             files = {
                 Path(member.name).name: tar.extractfile(member).read()  # type: ignore[union-attr]
                 for member in tar

@@ -1,4 +1,4 @@
-"""What more than one data source needs: a checked download and a validation split."""
+"""Shared by data sources: a checked download and a validation split."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def fetch(url: str, md5: str, folder: Path, name: str) -> Path:
         pooch.retrieve(url, known_hash=f"md5:{md5}", fname=name, path=folder)
     except (OSError, ValueError) as error:  # no network or disk; another checksum
         raise UserError(
-            f"cannot download {name}: get {url} (MD5 {md5}) by other means and put it in {folder} "
+            f"cannot download {name}: download {url} (MD5 {md5}) yourself and put it in {folder} "
             f"({one_line(error)})"
         ) from error
     return path

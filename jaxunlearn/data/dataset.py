@@ -1,4 +1,4 @@
-"""The one shape that every data source gives."""
+"""The one form in which every data source gives its examples."""
 
 import dataclasses
 import functools
@@ -29,10 +29,10 @@ class Dataset:
     Attributes:
       name: how results name it.
       train, val, test: the examples; one image shape for all three.
-      class_names: one name a class, by label.
+      class_names: one name per class, by label.
       malignant: labels that count as malignant; empty where the data has no such reading.
       licence: the data's licence, repeated in every result.
-      synthetic: True where no patient stands behind the images; every output says so.
+      synthetic: True where the images are not of patients; every output states it.
     """
 
     name: str
@@ -84,21 +84,22 @@ def check(dataset: Dataset) -> Dataset:
         if labels.shape != (len(images),) or len(images) == 0:
             raise UserError(
                 f"{dataset.name}: {name} has {len(images)} images and labels of shape "
-                f"{list(labels.shape)}; give one integer label an image, at least one image"
+                f"{list(labels.shape)}; give one integer label per image, at least one image"
             )
         if labels.min() < 0 or labels.max() >= dataset.num_classes:
             raise UserError(
                 f"{dataset.name}: {name} labels run from {labels.min()} to {labels.max()}; "
-                f"allowed: 0 to {dataset.num_classes - 1}; mend the labels or the class names"
+                f"allowed: 0 to {dataset.num_classes - 1}; fix the labels or the class names"
             )
         if examples.groups is not None and examples.groups.shape != labels.shape:
             raise UserError(
                 f"{dataset.name}: {name} has {len(labels)} labels and groups of shape "
-                f"{list(examples.groups.shape)}; give one group an image"
+                f"{list(examples.groups.shape)}; give one group per image"
             )
     wrong = [c for c in dataset.malignant if not 0 <= c < dataset.num_classes]
     if wrong:
         raise UserError(
-            f"data.malignant names the class {wrong[0]}; allowed: 0 to {dataset.num_classes - 1}"
+            f"data.malignant must be labels from 0 to {dataset.num_classes - 1} of {dataset.name}, "
+            f"got {wrong[0]}"
         )
     return dataset

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from jaxunlearn import rules
 from jaxunlearn.data.dataset import Dataset
-from jaxunlearn.errors import UserError, one_line, unknown
+from jaxunlearn.errors import UserError, one_line
 from jaxunlearn.keys import stage_rng
+from jaxunlearn.rules import Rule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,36 +38,24 @@ class Split:
         with open(path, "wb") as file:  # a handle, as savez would add .npz to another name
             np.savez(file, forget=self.forget, retain=self.retain)
 
-    @classmethod
-    def load(cls, path: str | os.PathLike) -> "Split":
-        """Reads what `save` wrote; `UserError` where the file is missing or is not a split."""
-        forget, retain = _npz_arrays(path, "forget", "retain")
-        both = np.concatenate([forget.ravel(), retain.ravel()])
-        if not np.array_equal(np.sort(both), np.arange(len(both))):
-            raise UserError(
-                f"{path} is not a split: forget and retain must hold every index from 0 once; "
-                "resolve the request again"
-            )
-        return cls(np.sort(forget).astype(np.int64), np.sort(retain).astype(np.int64))
-
 
 def resolve(request: Any, dataset: Dataset) -> tuple[Split, list[str]]:
     """Turns a forget request into a split of the training examples.
 
     The same request and data set give the same split. A share of n examples is
-    `round(fraction * n)` of them, a half to the even number; with one seed, the examples of a
-    smaller fraction are among those of a larger one (but for whole groups).
+    `round(fraction * n)` of them, halves rounded to even; with one seed, the examples of a
+    smaller fraction are among those of a larger one (except for whole groups).
 
     Args:
-      request: the `forget` config. `kind` is a key of `REQUESTS`:
+      request: the `forget` config, see `DEFAULTS`. `kind` is a key of `REQUESTS`:
         "fraction": `fraction` of every class, or of all examples where `balanced` is False;
-        "per_class": `fractions`, one a class by label, 0 where a class stays whole;
+        "per_class": `fractions`, one per class by label, 0 where a class stays whole;
         "class": the whole `classes`;
         "groups": the `groups` of these ids or, without ids, random whole groups that together
           hold at most `fraction` of the examples;
-        "indices": the training indices in the file `path`: text, one a line, `.npy`, or `.npz`
+        "indices": the training indices in the file `path`: text, one per line, `.npy`, or `.npz`
           with `forget`.
-        `seed` draws what is random.
+        `seed` seeds what is random.
       dataset: the data set; only labels and groups are read.
 
     Returns:
@@ -73,11 +63,10 @@ def resolve(request: Any, dataset: Dataset) -> tuple[Split, list[str]]:
       val or test, so that the patient is not forgotten or the set is not one of unseen patients.
 
     Raises:
-      UserError: what is asked for does not exist, or leaves forget, retain or, unless
-        kind="class", a class of retain empty.
+      UserError: a setting that breaks its rule; what is asked for does not exist, or leaves forget,
+        retain or, unless kind="class", a class of retain empty.
     """
-    if request.kind not in REQUESTS:
-        raise unknown("forget.kind", request.kind, REQUESTS)
+    rules.check(request, RULES, "forget")
     num_train = len(dataset.train)
     forgotten = np.zeros(num_train, bool)
     forgotten[REQUESTS[request.kind](request, dataset)] = True
@@ -85,19 +74,19 @@ def resolve(request: Any, dataset: Dataset) -> tuple[Split, list[str]]:
     if len(split.forget) == 0:
         raise UserError(
             f"forget.kind={request.kind!r} selects none of {num_train} training examples; "
-            "ask for more"
+            "forget more"
         )
     if len(split.retain) == 0:
         raise UserError(
             f"forget.kind={request.kind!r} selects all {num_train} training examples and leaves "
-            "none to retain; ask for fewer"
+            "none to retain; forget fewer"
         )
     labels = dataset.train.labels
     gone = np.setdiff1d(labels, labels[split.retain])
     if len(gone) and request.kind != "class":
         raise UserError(
             f"forget.kind={request.kind!r} takes every example of class {gone[0]} "
-            f"({dataset.class_names[gone[0]]}); ask for fewer, or for the class by kind='class'"
+            f"({dataset.class_names[gone[0]]}); forget fewer, or use kind='class'"
         )
     return split, _warnings(split, dataset)
 
@@ -128,7 +117,7 @@ def _warnings(split: Split, dataset: Dataset) -> list[str]:
 
 def _fraction(request: Any, dataset: Dataset) -> np.ndarray:
     """A share of every class, or of all."""
-    fraction = _checked("fraction", request.fraction)
+    fraction = request.fraction
     if request.balanced:
         return _share(request, dataset, [fraction] * dataset.num_classes)
     order = stage_rng("forget", request.seed).permutation(len(dataset.train))
@@ -139,12 +128,9 @@ def _per_class(request: Any, dataset: Dataset) -> np.ndarray:
     """A share of its own for each class."""
     if len(request.fractions) != dataset.num_classes:
         raise UserError(
-            f"forget.fractions has {len(request.fractions)} numbers; "
-            f"allowed: one for each of the {dataset.num_classes} classes, by label"
+            f"forget.fractions must be one number for each of the {dataset.num_classes} classes, "
+            f"by label, got {len(request.fractions)}"
         )
-    for fraction in request.fractions:
-        if fraction != 0:
-            _checked("fractions", fraction)
     return _share(request, dataset, request.fractions)
 
 
@@ -176,7 +162,7 @@ def _groups(request: Any, dataset: Dataset) -> np.ndarray:
     if request.groups:
         _known("groups", request.groups, ids.tolist(), "a group of a training example")
         return np.flatnonzero(np.isin(groups, list(request.groups)))
-    room = round(_checked("fraction", request.fraction) * len(groups))
+    room = round(request.fraction * len(groups))
     chosen = []
     for i in stage_rng("forget", request.seed).permutation(len(ids)):
         if sizes[i] <= room:
@@ -191,7 +177,7 @@ def _indices(request: Any, dataset: Dataset) -> np.ndarray:
         raise UserError("forget.kind='indices' needs forget.path: a file of training indices")
     path = Path(request.path).expanduser()
     if path.suffix in (".npz", ".npy"):
-        (indices,) = _npz_arrays(path, "forget")
+        indices = _npz_array(path, "forget")
     else:
         indices = _text_indices(path)
     if indices.dtype.kind not in "iu" or indices.ndim != 1:
@@ -222,14 +208,28 @@ REQUESTS: dict[str, Callable[[Any, Dataset], np.ndarray]] = {
 }
 
 
-def _checked(field: str, fraction: float) -> float:
-    """The fraction, where it lies between 0 and 1."""
-    if not 0 < fraction < 1:
-        raise UserError(
-            f"forget.{field}: {fraction}; allowed: more than 0 and less than 1; "
-            "a share, not per cent or a count"
-        )
-    return fraction
+DEFAULTS = {
+    "kind": "fraction",  # fraction, per_class, class, groups, indices
+    "fraction": 0.2,
+    "balanced": True,  # the fraction of every class, rather than over all
+    "fractions": (),  # kind per_class: one fraction per class, by label
+    "classes": (),  # kind class: labels to forget whole
+    "groups": (),  # kind groups: which; (): whole random ones up to the fraction
+    "path": "",  # kind indices: a file of training indices
+    "seed": 0,  # the request is the same for every seed of the run
+}
+RULES: dict[str, Rule] = {
+    "kind": rules.one_of(REQUESTS),
+    "fraction": Rule(
+        lambda value: 0 < value < 1, "more than 0 and less than 1, a share rather than a count"
+    ),
+    "fractions": rules.numbers(
+        lambda each: 0 <= each < 1, "numbers from 0 to below 1, one per class"
+    ),
+    "classes": rules.whole_numbers(0, "labels, whole numbers from 0"),
+    "groups": rules.whole_numbers(),
+    "seed": rules.whole(0),
+}
 
 
 def _known(field: str, given: Iterable[int], allowed: Iterable[int], what: str) -> None:
@@ -238,31 +238,32 @@ def _known(field: str, given: Iterable[int], allowed: Iterable[int], what: str) 
     wrong = sorted(set(given) - set(allowed))
     if wrong:
         raise UserError(
-            f"forget.{field} names {wrong[0]}, which is not {what}; "
-            f"allowed: {len(allowed)} ids from {min(allowed)} to {max(allowed)}"
+            f"forget.{field} must be among {len(allowed)} ids from {min(allowed)} to "
+            f"{max(allowed)}, got {wrong[0]}, which is not {what}"
         )
     if not given:
         raise UserError(f"forget.{field} is empty; name {what}")
 
 
-def _npz_arrays(path: str | os.PathLike, *names: str) -> list[np.ndarray]:
-    """The named arrays of a .npz file; of a .npy file, its one array."""
+def _npz_array(path: Path, name: str) -> np.ndarray:
+    """The named array of an .npz file; of an .npy file, its one array."""
     try:
-        file = np.load(path, allow_pickle=False)  # a pickle could run any code
-        return [file] if isinstance(file, np.ndarray) else [file[name] for name in names]
+        with open(path, "rb") as opened:
+            file = np.load(opened, allow_pickle=False)  # a pickle could run any code
+            return file if isinstance(file, np.ndarray) else file[name]
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(
-            f"{path} cannot be read as a file with {' and '.join(names)}: {one_line(error)}"
+            f"{path} cannot be read as a file with {name}: {one_line(error)}"
         ) from error
 
 
 def _text_indices(path: Path) -> np.ndarray:
-    """One integer a line; empty lines are passed over."""
+    """One integer per line; empty lines are skipped."""
     try:
         lines = path.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
-            f"forget.path: cannot read {path}; give one index a line ({error})"
+            f"forget.path: cannot read {path}; give one index per line ({error})"
         ) from error
     indices = []
     for number, line in enumerate(lines, start=1):
@@ -272,6 +273,6 @@ def _text_indices(path: Path) -> np.ndarray:
             except (ValueError, OverflowError) as error:
                 raise UserError(
                     f"{path}, line {number}: {line.strip()!r} is not an index; "
-                    "give one integer a line"
+                    "give one integer per line"
                 ) from error
     return np.array(indices, np.int64)

@@ -1,17 +1,16 @@
-"""The embedded data set: drawn images that look like dermoscopy, for runs without a download."""
+"""The embedded data set: generated images like dermoscopy, for runs without a download."""
 
 from typing import Any
 
 import numpy as np
 
 from jaxunlearn.data.dataset import Dataset, Examples
-from jaxunlearn.errors import UserError
 from jaxunlearn.keys import stage_rng
 
 MALIGNANT_SHARE = 0.3
 WRONG_LABELS = 0.05
 
-# Colours as red, green, blue of 1; one row a site (its camera's cast), then the skin's pigments.
+# Colours as red, green, blue of 1; one row per site (its camera's cast), then the skin's pigments.
 _CASTS = np.array([[1.00, 1.00, 1.00], [1.07, 0.97, 0.88], [0.92, 0.98, 1.08]], np.float32)
 _SKIN = np.array([0.86, 0.67, 0.58], np.float32)
 _BROWN = np.array([0.50, 0.31, 0.21], np.float32)
@@ -21,31 +20,23 @@ _RED = np.array([0.74, 0.36, 0.32], np.float32)
 
 
 def load(config: Any) -> Dataset:
-    """Skin lesions drawn by numpy: benign (0) and malignant (1), with patients as groups.
+    """Skin lesions generated with numpy: benign (0) and malignant (1), with patients as groups.
 
-    No patient stands behind them; they are for trying, teaching and testing, never for clinical
-    claims. A patient has one to six images of one or more lesions from one of three sites, each
-    with its colour cast, and is in one of the three sets alone. Malignant lesions (30%) tend to
-    more asymmetry, a more irregular border, more colours, a coarser texture and a larger size (the
-    ABCD rule of dermoscopy, Nachbar et al. 1994, https://doi.org/10.1016/S0190-9622(94)70061-3),
-    but every one of these overlaps between the classes. The labels of 5% of the train images are
-    wrong, so that a network has something to memorise; those of val and test are right.
+    They are not of patients: for trying, teaching and testing, never for clinical claims. A patient
+    has one to six images of one or more lesions from one of three sites, each with its colour cast,
+    and is in one of the three sets only. Malignant lesions (30%) tend to more asymmetry, a more
+    irregular border, more colours, a coarser texture and a larger size (the ABCD rule of
+    dermoscopy, Nachbar et al. 1994, https://doi.org/10.1016/S0190-9622(94)70061-3), but every one
+    of these overlaps between the classes. The labels of 5% of the train images are wrong, so that a
+    network has something to memorise; those of val and test are right.
 
-    The bits follow from `seed`, `count` and `size` alone: pixels are made with operations that
+    `seed`, `count` and `size` fix every bit: pixels are made with operations that
     IEEE 754 rounds exactly (no sine, no exponential), so they are the same on every machine.
 
     Args:
       config: the `data` config; `count` is the number of train images (val has a fifth and test a
-        third as many), `size` the image side, `seed` draws everything.
-
-    Raises:
-      UserError: fewer than 10 images or 8 pixels.
+        third as many), `size` the image side, `seed` seeds every draw.
     """
-    if config.count < 10 or config.size < 8:
-        raise UserError(
-            f"data.count={config.count}, data.size={config.size}; "
-            "allowed: at least 10 images of at least 8 pixels"
-        )
     counts = (config.count, config.count // 5, config.count // 3)
     train, val, test = (
         # At most as many patients as images: numbers from the sum of the sets before are new.
@@ -99,7 +90,7 @@ def _normal(
 
 
 def _lesions(rng: np.random.Generator, malignant: np.ndarray) -> dict[str, np.ndarray]:
-    """What all images of a lesion share, one row a lesion; the classes differ in means."""
+    """What all images of a lesion share, one row per lesion; the classes differ in means."""
     n = len(malignant)
 
     def trait(benign: float, change: float, sd: float, low: float) -> np.ndarray:
@@ -135,14 +126,14 @@ def _views(rng: np.random.Generator, n: int) -> dict[str, np.ndarray]:
 
 
 def _wave(turns: np.ndarray) -> np.ndarray:
-    """Close to a cosine of that many turns, of exactly rounded operations alone."""
+    """Close to a cosine of that many turns, of exactly rounded operations only."""
     up = np.abs(2 * (turns - np.floor(turns)) - 1)
     return 2 * up * up * (3 - 2 * up) - 1
 
 
 def _paint(rng: np.random.Generator, look: dict[str, np.ndarray], size: int) -> np.ndarray:
-    """Images uint8 `[n, size, size, 3]` of a look with one row an image."""
-    # Every plane is [n, H, W]; `col` brings one number an image to that rank.
+    """Images uint8 `[n, size, size, 3]` of a look with one row per image."""
+    # Every plane is [n, H, W]; `col` brings one number per image to that rank.
     col = {
         name: np.moveaxis(value, 0, -1)[..., None, None]  # [..., n, 1, 1]
         for name, value in look.items()

@@ -164,16 +164,16 @@ def load(config: Any) -> Dataset:
     """
     if config.name == "chestmnist":
         raise UserError(
-            "data.name='chestmnist' is multi-label (14 findings an image) and not supported; "
-            f"allowed: one label an image, such as {', '.join(FLAGS)}"
+            "data.name='chestmnist' is multi-label (14 findings per image) and not supported; "
+            f"allowed: one label per image, such as {', '.join(FLAGS)}"
         )
     info = FLAGS[config.name]
     name, path = config.name, config.path
     if not path:
         if config.size not in SIZES:
             raise UserError(
-                f"data.size={config.size} is not published for {name}; "
-                f"allowed: {', '.join(map(str, SIZES))}"
+                f"data.size must be one of {', '.join(map(str, SIZES))} for {name}, "
+                f"got {config.size}"
             )
         name += "" if config.size == 28 else f"_{config.size}"
         folder = Path(config.root or "~/.medmnist").expanduser()

@@ -49,12 +49,13 @@ def read(path: str | os.PathLike) -> tuple[tuple[Examples, Examples, Examples], 
     if not path.is_file():
         raise UserError(f"data.path: no file {path}; give a .npz file in MedMNIST's layout")
     try:
-        with np.load(path, allow_pickle=False) as file:  # a pickle could run any code
+        # Opened here, as NumPy leaves a file open that it cannot read. A pickle could run any code.
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(
             f"{path} cannot be read as a .npz of plain arrays (pickled ones are not allowed); "
-            f"save it again by numpy.savez ({one_line(error)})"
+            f"save it again with numpy.savez ({one_line(error)})"
         ) from error
     needed = [f"{s}_{kind}" for s in ("train", "val", "test") for kind in ("images", "labels")]
     missing = [name for name in needed if name not in arrays]
@@ -96,5 +97,5 @@ def _integers(path: Path, name: str, array: np.ndarray) -> np.ndarray:
             f"{path}: {name} are {array.dtype} {list(array.shape)}; allowed: integers [N] or [N, 1]"
         )
     if array.max() > np.iinfo(np.int32).max or array.min() < np.iinfo(np.int32).min:
-        raise UserError(f"{path}: {name} do not fit 32 bits; number them anew")
+        raise UserError(f"{path}: {name} do not fit in 32 bits; renumber them")
     return array.astype(np.int32)

@@ -12,8 +12,8 @@ from jaxunlearn.errors import UserError, one_line
 def load(config: Any) -> Dataset:
     """A prepared set of TensorFlow Datasets (https://www.tensorflow.org/datasets), read without TF.
 
-    Splits `train`, `validation` and `test`; without `validation`, a tenth of `train` drawn by
-    `config.seed` takes its place. Images must have one size.
+    Splits `train`, `validation` and `test`; without `validation`, a random tenth of `train`,
+    seeded by `config.seed`, takes its place. Images must have one size.
 
     Args:
       config: the `data` config; `tfds_name` as TFDS writes it ("name/config:version"), `root` the
@@ -21,7 +21,7 @@ def load(config: Any) -> Dataset:
 
     Raises:
       UserError: TFDS is not installed, the set is not prepared, has no `test`, or does not hold
-        one image of one size and one label an example.
+        one image of one size and one label per example.
     """
     name = config.tfds_name
     if not name:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from jaxunlearn.methods.task import Task
-from jaxunlearn.training import Pass, cross_entropy
+from jaxunlearn.training.passes import Pass, cross_entropy
 
 DEFAULTS = {"epochs": 10, "lr": 0.01}
 
@@ -16,4 +16,4 @@ DEFAULTS = {"epochs": 10, "lr": 0.01}
 def passes(task: Task, config: Any) -> Iterator[Pass]:
     """Cross-entropy on the retain set; the forget set is never read."""
     for _ in range(config.epochs):
-        yield Pass(cross_entropy, task.split.retain, task.labels, config.lr, of=config.epochs)
+        yield Pass(cross_entropy, task.retain, task.labels, config.lr, config.epochs)

@@ -5,14 +5,16 @@ https://arxiv.org/abs/2310.12508, which draws the labels again in every epoch. L
 are learned; labels drawn every epoch leave the model unsure.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from jaxunlearn import rules
 from jaxunlearn.keys import stage_rng
+from jaxunlearn.methods import cra
 from jaxunlearn.methods.task import Task
-from jaxunlearn.training import Objective, Pass, cross_entropy
+from jaxunlearn.training.passes import Pass
 
 DEFAULTS = {
     "epochs": 10,
@@ -25,15 +27,22 @@ DEFAULTS = {
         # the retain set, as published for CIFAR-10.
         "order": "mixed",
     },
+    "cra": cra.DEFAULTS,
 }
 ORDERS = ("mixed", "forget_first")
-RULES = {"relabel.order": (lambda value: value in ORDERS, ", ".join(ORDERS))}
+RULES = {
+    "relabel.order": rules.one_of(ORDERS),
+    **cra.RULES,
+}
+
+
+check = cra.check
 
 
 def relabel(task: Task, exclude_true: bool, draw: int = 0) -> np.ndarray:
     """Returns labels int32 `[N]`: random ones on the forget set, the true ones elsewhere."""
     rng = stage_rng("relabel", task.seed, draw)
-    labels, forget, classes = task.labels.copy(), task.split.forget, task.setup.num_classes
+    labels, forget, classes = task.labels.copy(), task.forget, task.num_classes
     if exclude_true:
         # A shift of 1 … C − 1 reaches each of the other classes alike.
         labels[forget] = (labels[forget] + rng.integers(1, classes, len(forget))) % classes
@@ -42,29 +51,15 @@ def relabel(task: Task, exclude_true: bool, draw: int = 0) -> np.ndarray:
     return labels
 
 
-def passes(
-    task: Task,
-    config: Any,
-    mask: Any = None,
-    objective: Objective = cross_entropy,
-    examples: Mapping[str, np.ndarray] | None = None,
-    context: Any = (),
-) -> Iterator[Pass]:
-    """Cross-entropy on the retain and the relabelled forget set; SalUn adds to it."""
-    settings = config.relabel
-    both = np.concatenate([task.split.forget, task.split.retain])
-    sets = [both] if settings.order == "mixed" else [task.split.forget, task.split.retain]
+def passes(task: Task, config: Any) -> Iterator[Pass]:
+    """Cross-entropy on the retain and the relabelled forget set, or CRA's objective on both."""
+    settings, objective = config.relabel, cra.objective(task, config.cra)
+    both = np.concatenate([task.forget, task.retain])
+    sets = [both] if settings.order == "mixed" else [task.forget, task.retain]
+    total = config.epochs * len(sets)
     for epoch in range(config.epochs):
         labels = relabel(task, settings.exclude_true, epoch if settings.every_epoch else 0)
         for indices in sets:
             yield Pass(
-                objective,
-                indices,
-                labels,
-                config.lr,
-                of=config.epochs * len(sets),
-                mask=mask,
-                mask_gradient=mask is not None and config.mask.compat,
-                examples=examples or {},
-                context=context,
+                indices=indices, labels=labels, lr=config.lr, total_passes=total, **objective
             )

@@ -9,8 +9,17 @@ import math
 from collections.abc import Callable, Generator
 from typing import Any
 
+from jaxunlearn import rules
 from jaxunlearn.methods.task import Task
-from jaxunlearn.training import Action, Ask, Pass, Replace, Restore, Save, cross_entropy, fresh
+from jaxunlearn.training.passes import (
+    Action,
+    Ask,
+    Pass,
+    Replace,
+    Restore,
+    Save,
+    cross_entropy,
+)
 
 DEFAULTS = {
     "epochs": 182,
@@ -31,9 +40,9 @@ SCHEDULES: dict[str, Callable[[Any, int], float]] = {
 }
 KEPT = ("last", "best_val")
 RULES = {
-    "keep": (lambda value: value in KEPT, ", ".join(KEPT)),
-    "schedule": (lambda value: value in SCHEDULES, ", ".join(SCHEDULES)),
-    "milestones": (lambda value: all(0 <= at <= 1 for at in value), "shares of the epochs, 0 to 1"),
+    "keep": rules.one_of(KEPT),
+    "schedule": rules.one_of(SCHEDULES),
+    "milestones": rules.numbers(lambda at: 0 <= at <= 1, "shares of the epochs, 0 to 1"),
 }
 
 
@@ -41,13 +50,11 @@ def passes(task: Task, config: Any) -> Generator[Action, float, None]:
     """Cross-entropy on the retain set from fresh parameters, by the schedule."""
     if not config.epochs:
         return
-    yield Replace(fresh(task.setup, task.images, task.seed, task.programs))
+    yield Replace(task.fresh())
     best = -1.0
     for epoch in range(config.epochs):
         factor = SCHEDULES[config.schedule](config, epoch)
-        yield Pass(
-            cross_entropy, task.split.retain, task.labels, config.lr * factor, of=config.epochs
-        )
+        yield Pass(cross_entropy, task.retain, task.labels, config.lr * factor, config.epochs)
         if config.keep == "best_val":
             accuracy = yield Ask(task.val_accuracy)
             if accuracy > best:

@@ -1,72 +1,88 @@
-"""What every method is given."""
+"""The inputs of a method, and what it may compute from them."""
 
-import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import dataclasses
+from typing import Any, Literal
 
-import jax
 import numpy as np
 
 from jaxunlearn.data.dataset import Examples
-from jaxunlearn.data.forget import Split
-from jaxunlearn.training import Programs, Setup, Variables, predict
+from jaxunlearn.keys import stage_key
+from jaxunlearn.training.passes import Variables
+from jaxunlearn.training.step import Bench, fresh
+from jaxunlearn.training.sweep import Swept, logits, predict, sweep
 
 
-class Shared:
-    """What methods on the same original and split compute only once between them.
-
-    Attributes:
-      seconds_saved: what the computing would have cost those that found it done; it belongs in
-        their RTE.
-    """
-
-    def __init__(self) -> None:
-        self.seconds_saved = 0.0
-        self._values: dict[str, tuple[Any, float]] = {}
-
-    def get(self, what: str, compute: Callable[[], Any], programs: Programs) -> Any:
-        """Returns `compute()`, from the second time on without computing it."""
-        if what in self._values:
-            value, seconds = self._values[what]
-            self.seconds_saved += seconds
-            return value
-        start, compiled = time.perf_counter(), programs.seconds
-        value = compute()
-        seconds = time.perf_counter() - start - (programs.seconds - compiled)
-        self._values[what] = (value, seconds)
-        return value
-
-
-class Task(NamedTuple):
-    """What a method is given.
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """The inputs of a method.
 
     Attributes:
-      original: the original's variables.
-      split: the forget and retain sets, as indices into train.
-      images: training images uint8 `[N, H, W, C]`, on the devices.
+      forget: training examples to forget, int `[n_f]`.
+      retain: the others, int `[n_r]`.
       labels: true training labels int32 `[N]`.
-      val: the validation set.
+      num_classes: how many there are.
       malignant: the labels that count as malignant.
+      val: the validation set.
       seed: the run's seed.
-      setup: model, number of classes, batch size and the rest that every step shares.
-      programs: compiled programs, for methods that compute more than passes.
-      shared: what methods on the same original and split have in common.
+      original: the original's variables.
+      bench: what the verbs below compute with; methods leave it alone.
     """
 
-    original: Variables
-    split: Split
-    images: jax.Array
+    forget: np.ndarray
+    retain: np.ndarray
     labels: np.ndarray
-    val: Examples
+    num_classes: int
     malignant: tuple[int, ...]
+    val: Examples
     seed: int
-    setup: Setup
-    programs: Programs
-    shared: Shared
+    original: Variables
+    bench: Bench
 
-    def val_accuracy(self, variables: Variables) -> float:
-        """Accuracy on the validation set, as a fraction."""
-        logits = predict(
-            variables, self.val.images, self.setup, self.programs, self.setup.batch_size
+    def fresh(self) -> Variables:
+        """Freshly initialised variables, those that the original started from."""
+        return fresh(self.bench, self.seed)
+
+    def sweep(
+        self,
+        function: Swept,
+        indices: np.ndarray,
+        *,
+        variables: Variables | None = None,
+        reduce: Literal["sum", "stack"] = "sum",
+        context: Any = (),
+        augmented: str = "",
+    ) -> Any:
+        """A function of every batch of some training examples, in evaluation mode.
+
+        Args:
+          function: see `jaxunlearn.training.sweep.Swept`.
+          indices: the examples, int `[M]`, in this order.
+          variables: those of the original where None.
+          reduce: "sum" over the batches, or "stack" the rows of all examples, `[M, ...]`.
+          context: a pytree of arrays that the function needs whole.
+          augmented: names the random stream that augments the images; empty: they stay as they are.
+        """
+        return sweep(
+            function,
+            self.original if variables is None else variables,
+            self.bench,
+            indices,
+            self.labels,
+            reduce=reduce,
+            context=context,
+            key=stage_key(augmented, self.seed, 0) if augmented else None,
         )
-        return float(np.mean(logits.argmax(1) == self.val.labels))
+
+    def logits(self, indices: np.ndarray, variables: Variables | None = None) -> np.ndarray:
+        """Logits float32 `[M, num_classes]` of training examples, by default the original's."""
+        return self.sweep(logits, indices, variables=variables, reduce="stack")
+
+    def val_logits(self, variables: Variables | None = None) -> np.ndarray:
+        """Logits float32 `[N_val, num_classes]` of the validation set."""
+        variables = self.original if variables is None else variables
+        size = self.bench.setup.batch_size
+        return predict(variables, self.val.images, self.bench, size)
+
+    def val_accuracy(self, variables: Variables | None = None) -> float:
+        """Accuracy on the validation set, as a fraction."""
+        return float(np.mean(self.val_logits(variables).argmax(1) == self.val.labels))

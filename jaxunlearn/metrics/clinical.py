@@ -1,9 +1,9 @@
-"""What a model's errors mean to patients. Malignant is the positive class throughout.
+"""Clinical metrics: the cost of a model's errors to patients. Malignant is the positive class.
 
-A rate or a risk that nothing defines, such as sensitivity without a malignant example, is None.
+An undefined rate or risk, such as sensitivity without a malignant example, is None.
 """
 
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -13,13 +13,16 @@ from jaxunlearn.metrics.statistics import best_threshold, mcnemar
 
 Malignant = tuple[int, ...]
 
+# The answers that never see the image, and the keys of their risks.
+TRIVIAL = {"always benign": "risk_treat_none", "always malignant": "risk_treat_all"}
+
 
 def p_malignant(logits: np.ndarray, malignant: Malignant) -> np.ndarray:
     """Summed probability of the malignant classes, `[N, num_classes]` to float64 `[N]`."""
     return np.minimum(probabilities(logits)[:, list(malignant)].sum(axis=1), 1.0)
 
 
-# How a model of several classes says "malignant": by its first choice, as published, or by the sum.
+# How a model of several classes answers "malignant": by argmax, as published, or by the sum.
 MALIGNANT_RULES = {
     "argmax": lambda logits, malignant: np.isin(logits.argmax(axis=1), malignant),
     "sum": lambda logits, malignant: p_malignant(logits, malignant) >= 0.5,
@@ -91,7 +94,7 @@ def costs(called: np.ndarray, truth: np.ndarray, c_fn: float, c_fp: float) -> np
 def risks(
     called: np.ndarray, truth: np.ndarray, c_fn: float, c_fp: float
 ) -> dict[str, float | None]:
-    """Risks in cost per example, with those of the trivial answers "none" and "all are malignant".
+    """Risks in cost per example, with those of the trivial answers (`TRIVIAL`).
 
     Falcao & Cordeiro 2026, https://arxiv.org/abs/2604.23854. `risk_ratio` is the risk divided by
     the smaller trivial one: above 1, the model does worse than an answer that never sees the image.
@@ -122,20 +125,10 @@ def risks(
     }
 
 
-def net_benefit(counts: dict[str, int], p_t: float) -> float:
-    """Net benefit of confusion counts at the threshold probability p_t.
-
-    Vickers & Elkin 2006, https://doi.org/10.1177/0272989X06295361. At p_t = C_FP / (C_FP + C_FN) it
-    ranks models as the global risk does: R_global = C_FN · (prevalence − net benefit).
-    """
-    # net benefit = TP/N − FP/N · p_t / (1 − p_t)
-    return (counts["tp"] - counts["fp"] * p_t / (1 - p_t)) / sum(counts.values())
-
-
 def cost_optimal_threshold(
     p: np.ndarray, truth: np.ndarray, c_fn: float, c_fp: float
 ) -> float | None:
-    """The t of least risk on a validation set for the rule "malignant when p(malignant) ≥ t".
+    """The threshold t that minimises risk on validation, for "malignant when p(malignant) ≥ t".
 
     Of equal risks the lowest threshold, for fewer missed lesions; 0 calls all malignant and 2 none.
     None where the validation set lacks malignant or benign examples. It needs no calibrated
@@ -152,57 +145,39 @@ def cost_optimal_threshold(
     return float(np.clip(best_threshold(p, truth, c_fn, c_fp)[0], 0.0, 2.0))
 
 
-def evaluate(
-    val: Predictions,
-    test: Predictions,
-    malignant: Malignant,
-    scenarios: tuple[tuple[float, float], ...],
-    rule: str,
-) -> dict[str, Any]:
-    """Counts, rates and risks on test; `val` only chooses each scenario's cost-optimal threshold.
+class FalseNegatives(TypedDict):
+    """How a model's false negatives differ from a reference model's, on the same test examples.
 
-    Args:
-      val: predictions on the validation set.
-      test: predictions on the test set.
-      malignant: labels of the malignant classes.
-      scenarios: pairs of costs (C_FN, C_FP); (20, 1) has the key "20:1" in the result.
-      rule: see `called_malignant`.
+    Attributes:
+      missed: malignant examples that the model misses.
+      missed_reference: malignant examples that the reference misses.
+      newly_missed: those that only the model misses.
+      newly_found: those that only the reference misses.
+      p_value: exact McNemar, which takes the images as independent.
+      n_malignant: the number of malignant examples.
     """
-    truth = np.isin(test.labels, malignant)
-    p_val, p_test = p_malignant(val.logits, malignant), p_malignant(test.logits, malignant)
-    called = called_malignant(test.logits, malignant, rule)
-    counts = confusion(called, truth)
-    values: dict[str, Any] = {"counts": counts, **rates(counts), "auroc": auroc(p_test, truth)}
-    for c_fn, c_fp in scenarios:
-        row = risks(called, truth, c_fn, c_fp)
-        t = cost_optimal_threshold(p_val, np.isin(val.labels, malignant), c_fn, c_fp)
-        row["threshold"] = t
-        row["risk_at_threshold"] = (
-            None if t is None else float(costs(p_test >= t, truth, c_fn, c_fp).mean())
-        )
-        for name, value in row.items():
-            values.setdefault(name, {})[f"{c_fn:g}:{c_fp:g}"] = value
-    return values
+
+    missed: int
+    missed_reference: int
+    newly_missed: int
+    newly_found: int
+    p_value: float
+    n_malignant: int
 
 
 def compare_false_negatives(
     test: Predictions, reference: Predictions, malignant: Malignant, rule: str
-) -> dict[str, Any]:
-    """How a model's false negatives differ from a reference model's on the same test examples.
+) -> FalseNegatives:
+    """Compares a model's false negatives with a reference model's on the same test examples.
 
     Args:
       test: predictions on test.
-      reference: another model's predictions on the same test, as a rule those of retrained.
+      reference: another model's predictions on the same test set, usually retrained's.
       malignant: labels of the malignant classes.
       rule: see `called_malignant`.
 
-    Returns:
-      Counts of malignant examples that the model misses, that the reference misses, that only the
-      model misses (`newly_missed`) and that only the reference misses (`newly_found`); the exact
-      McNemar p-value, which takes the images as independent; and the number of malignant examples.
-
     Raises:
-      UserError: the two are not of the same test set.
+      UserError: the two were not made on the same test set.
     """
     if not np.array_equal(test.labels, reference.labels):
         raise UserError("two models' predictions have different labels; give both on one test set")

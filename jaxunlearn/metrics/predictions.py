@@ -1,4 +1,4 @@
-"""Predictions: what every metric is a function of."""
+"""Predictions, which every metric is a function of."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from jaxunlearn.errors import UserError
 
 
 class Predictions(NamedTuple):
-    """What one model says of one set.
+    """One model's answers on one set.
 
     Attributes:
       logits: float32 `[N, num_classes]`.
@@ -22,7 +22,7 @@ class Predictions(NamedTuple):
 
 
 def check(name: str, predictions: Predictions) -> Predictions:
-    """Returns the predictions on the set `name`, or raises `UserError` at what does not fit."""
+    """Returns the predictions on the set `name`, or raises `UserError` if they do not fit."""
     logits, labels = predictions.logits, predictions.labels
     if logits.ndim != 2 or labels.shape != logits.shape[:1] or len(labels) == 0:
         raise UserError(

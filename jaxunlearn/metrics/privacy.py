@@ -1,6 +1,6 @@
 """Membership inference: whether an attacker takes the forget set for data the model never saw.
 
-Every attack sees one number an example, the confidence p_y, and learns from examples whose
+Every attack sees one number per example, the confidence p_y, and learns from examples whose
 membership is known.
 """
 
@@ -29,7 +29,7 @@ def svc(
       members: confidences of examples that the model was trained on, `[M]`.
       nonmembers: confidences of examples that it was not trained on, `[K]`.
       targets: confidences to judge, `[N]`.
-      balanced: weigh the larger side down, so that both count alike.
+      balanced: give the larger side smaller weights, so that both sides count equally.
 
     Returns:
       Which targets are called members, bool `[N]`.
@@ -51,19 +51,19 @@ def threshold(
     *,
     balanced: bool = True,
 ) -> np.ndarray:
-    """The threshold on confidence, and its direction, with the greatest accuracy on what is known.
+    """The threshold on confidence, and its direction, that best separate the known examples.
 
     Of equal accuracies, "member when confidence is high" goes before "member when it is low", then
-    the threshold that calls the most examples members: where nothing tells the two apart, all
-    targets are called members, so that a tie never counts as forgotten.
+    the threshold that calls the most examples members: where nothing separates the two, all targets
+    are called members, so that a tie never counts as forgotten.
 
-    Near `svc` where confidences are spread. Where they crowd at 1 it parts examples that are the
-    same to the wide kernel of `svc`, and the two may be far apart: compare values of one attack
-    only. Arguments and result as of `svc`.
+    Close to `svc` where confidences are spread. When confidences saturate near 1 it separates
+    examples that the wide kernel of `svc` cannot, so the two attacks may disagree widely: compare
+    values of one attack only. Arguments and result as of `svc`.
     """
     scores = np.concatenate([members, nonmembers])
     is_member = np.repeat([True, False], [len(members), len(nonmembers)])
-    # Whole numbers, so that equal accuracies are equal to the bit.
+    # Whole numbers, so that equal accuracies compare as equal.
     missed, false = (len(nonmembers), len(members)) if balanced else (1, 1)
     high, errors_high = best_threshold(scores, is_member, missed, false)
     low, errors_low = best_threshold(-scores, is_member, missed, false)
@@ -86,8 +86,8 @@ def mia(
       retain: predictions on the retain set.
       test: predictions on test.
       attack: a name in `ATTACKS`.
-      members: "all" of retain, weighed to count as much as test does; or as published the "first"
-        examples of retain, as many as test has (all, where it has fewer), unweighed.
+      members: "all" of retain, weighted to count as much as test does; or, as published, the
+        "first" of retain, as many as test has (all, where it has fewer), unweighted.
 
     Raises:
       UserError: `attack` or `members` is unknown.
@@ -108,10 +108,17 @@ def mia(
 def mia_spread(
     forget: Predictions, retain: Predictions, test: Predictions, seed: int, repeats: int = 100
 ) -> float:
-    """Standard deviation of MIA by the threshold over what the attack learns from, in points.
+    """Standard deviation of the threshold attack's MIA over resamples, in percentage points.
 
-    Resamples retain and test (bootstrap), so it says how far the threshold, and MIA with it, hangs
-    on which examples these happened to be. The forget set stays as it is.
+    Resamples retain and test (bootstrap) and leaves the forget set as it is: it measures how much
+    the threshold, and MIA with it, depends on which examples the attack happened to learn from.
+
+    Args:
+      forget: predictions on the forget set.
+      retain: predictions on the retain set.
+      test: predictions on test.
+      seed: of the resamples.
+      repeats: number of resamples.
     """
     rng = stage_rng("mia spread", seed)
     known, nonmembers, targets = (confidence(one) for one in (retain, test, forget))

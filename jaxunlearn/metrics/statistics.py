@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
 
-from jaxunlearn.keys import stage_rng
+# SciPy is imported where it is used: scipy.stats alone takes longer than all other imports here.
 
 LEVEL = 0.95
 
@@ -17,12 +16,20 @@ def wilson(successes: int, n: int) -> tuple[float, float] | None:
     """
     if n == 0:
         return None
+    from scipy import stats
+
     interval = stats.binomtest(successes, n).proportion_ci(LEVEL, method="wilson")
     return float(interval.low), float(interval.high)
 
 
 def t_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float]:
-    """Interval of the mean of two or more values by Student's t; equal values: no width."""
+    """Interval of the mean of two or more values by Student's t; equal values: no width.
+
+    Raises:
+      ValueError: fewer than two values.
+    """
+    from scipy import stats
+
     if len(values) < 2:
         raise ValueError(f"a t interval of {len(values)} values; it needs at least 2")
     mean = float(np.mean(values))
@@ -30,17 +37,55 @@ def t_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, fl
     return mean - half, mean + half
 
 
+def t_test(values: Sequence[float]) -> float | None:
+    """Two-sided p-value that the mean of two or more values is 0, by Student's t.
+
+    Student 1908, https://doi.org/10.1093/biomet/6.1.1. It is below 0.05 exactly where the 95%
+    `t_interval` excludes 0. None where all values are equal: no spread is no evidence.
+
+    Raises:
+      ValueError: fewer than two values.
+    """
+    from scipy import stats
+
+    if len(values) < 2:
+        raise ValueError(f"a t test of {len(values)} values; it needs at least 2")
+    if min(values) == max(values):
+        return None
+    t = abs(float(np.mean(values))) / float(stats.sem(values))
+    return float(2 * stats.t.sf(t, len(values) - 1))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values corrected for their number, in the order given: Holm's step-down method.
+
+    Holm 1979, https://www.jstor.org/stable/4615733. Rejecting where the corrected value is below
+    5% wrongly rejects any true hypothesis with a probability of at most 5%, whatever the
+    dependence between the tests.
+
+    Args:
+      p_values: one per hypothesis, 0 to 1.
+    """
+    p = np.asarray(p_values, float)
+    order = np.argsort(p, kind="stable")
+    # p̃_(i) = max over j ≤ i of min(1, (m − j + 1) · p_(j))
+    stepped = np.minimum(1.0, np.arange(len(p), 0, -1) * p[order])
+    corrected = np.empty_like(p)
+    corrected[order] = np.maximum.accumulate(stepped)
+    return corrected.tolist()
+
+
 def percent_change(
     values: Sequence[float], reference: Sequence[float], level: float = LEVEL
 ) -> tuple[float | None, tuple[float, float] | None]:
     """Change of the mean against a reference's mean in percent, and its interval over pairs.
 
-    The ratio estimator of paired samples (Cochran 1977, Sampling Techniques, §6.3), which one pair
-    with a reference near 0 does not blow up as it would a mean of ratios.
+    The ratio estimator of paired samples (Cochran 1977, Sampling Techniques, §6.3): a single pair
+    whose reference is near 0 does not blow it up, as it would a mean of ratios.
 
     Args:
-      values: one a seed.
-      reference: the reference's, by the same seeds.
+      values: one per seed.
+      reference: the reference's, of the same seeds in the same order.
       level: of the interval.
 
     Returns:
@@ -58,40 +103,17 @@ def percent_change(
     return change, (change + low, change + high)
 
 
-def paired_bootstrap(
-    difference: np.ndarray,
-    groups: np.ndarray | None = None,
-    *,
-    seed: int,
-    repeats: int = 2000,
-) -> tuple[float, float]:
-    """95% percentile interval of the mean difference between two models on the same examples.
-
-    Args:
-      difference: per example, one model's value less the other's, `[N]`.
-      groups: int `[N]`; where given, whole groups are drawn, for images of one patient are alike.
-      seed: of the draws.
-      repeats: number of draws.
-    """
-    groups = np.arange(len(difference)) if groups is None else groups
-    _, where = np.unique(groups, return_inverse=True)
-    sums, sizes = np.bincount(where, weights=difference), np.bincount(where)
-    rng = stage_rng("bootstrap", seed)
-    draws = (rng.integers(0, len(sums), len(sums)) for _ in range(repeats))
-    means = [sums[draw].sum() / sizes[draw].sum() for draw in draws]
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
-
-
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Exact two-sided p-value that two models err alike on the same examples; 1 where none differs.
+    """Exact two-sided p-value that two models err equally often on the same examples.
+
+    McNemar 1947, https://doi.org/10.1007/BF02295996. 1 where they err on the same ones.
 
     Args:
       only_first: examples that only the first model gets wrong.
       only_second: examples that only the second model gets wrong.
-
-    McNemar 1947, https://doi.org/10.1007/BF02295996.
     """
+    from scipy import stats
+
     n = only_first + only_second
     return float(stats.binomtest(only_first, n, 0.5).pvalue) if n else 1.0
 
@@ -99,7 +121,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
 def best_threshold(
     scores: np.ndarray, positive: np.ndarray, c_fn: float, c_fp: float
 ) -> tuple[float, float]:
-    """The threshold t of least cost for the rule "positive when score ≥ t", and its cost in total.
+    """The threshold t of least total cost for the rule "positive when score ≥ t", and that cost.
 
     Every cut is tried: thresholds lie midway between neighbouring scores, at −∞ (all positive) and
     at ∞ (none). Of equal costs the lowest threshold is taken, which calls the most examples

@@ -1,12 +1,14 @@
-"""How near an unlearned model is to retrained: accuracies and their gaps."""
+"""How close an unlearned model is to retrained: accuracies and their gaps."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
 from jaxunlearn.metrics.predictions import Predictions
 
-GAPS = ("UA", "RA", "TA", "MIA")
+# Avg Gap is the mean of the gaps of these (Fan et al. 2024, https://arxiv.org/abs/2310.12508).
+AVG_GAP = ("UA", "RA", "TA", "MIA")
 
 
 def is_correct(predictions: Predictions) -> np.ndarray:
@@ -14,16 +16,23 @@ def is_correct(predictions: Predictions) -> np.ndarray:
     return predictions.logits.argmax(axis=1) == predictions.labels
 
 
-def accuracies(forget: Predictions, retain: Predictions, test: Predictions) -> dict[str, float]:
-    """UA, RA and TA in percent (Fan et al. 2024, https://arxiv.org/abs/2310.12508)."""
+def accuracy(predictions: Predictions) -> float:
+    """Share of examples whose largest logit is the label's, in percent."""
+    return 100 * float(np.mean(is_correct(predictions)))
+
+
+def error(predictions: Predictions) -> float:
+    """Share of examples whose largest logit is another class's, in percent."""
+    return 100 * float(np.mean(~is_correct(predictions)))
+
+
+def gaps(
+    values: Mapping[str, Any], retrained: Mapping[str, Any], names: Iterable[str] = AVG_GAP
+) -> dict[str, Any]:
+    """Absolute differences from retrained's values, in their units; None where one is undefined."""
     return {
-        # UA = 1 − acc(forget)
-        "UA": 100 * float(np.mean(~is_correct(forget))),
-        "RA": 100 * float(np.mean(is_correct(retain))),
-        "TA": 100 * float(np.mean(is_correct(test))),
+        name: None
+        if values[name] is None or retrained[name] is None
+        else abs(values[name] - retrained[name])
+        for name in names
     }
-
-
-def gaps(values: Mapping[str, float], retrained: Mapping[str, float]) -> dict[str, float]:
-    """Absolute differences to retrained, for each of UA, RA, TA and MIA, in percentage points."""
-    return {name: abs(values[name] - retrained[name]) for name in GAPS}

@@ -15,18 +15,20 @@ class CNN(nn.Module):
     num_classes: int
     width: int
     dtype: Any = jnp.float32
-    plain: bool = False
+    custom_gradients: bool = True
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, images: jax.Array, train: bool, penultimate: bool = False) -> jax.Array:
         """Logits, float32 [N, num_classes], of images float32 [N, H, W, C] of 8 x 8 or more.
 
-        Where train, by the batch's moments, which update the running ones.
+        With the batch's moments where train, which update the running ones. `penultimate`: what
+        the last layer sees, float32 [N, D], in place of its logits.
         """
         x = images
+        how = {"dtype": self.dtype, "custom_gradients": self.custom_gradients}
         for stage in range(3):
-            x = Conv(self.width * 2**stage, dtype=self.dtype, plain=self.plain)(x)
-            x = nn.relu(BatchNorm(dtype=self.dtype, plain=self.plain)(x, train))
+            x = Conv(self.width * 2**stage, **how)(x)
+            x = nn.relu(BatchNorm(**how)(x, train))
             x = nn.max_pool(x, (2, 2), strides=(2, 2))
         x = jnp.mean(x.astype(jnp.float32), (1, 2))
-        return nn.Dense(self.num_classes)(x)
+        return x if penultimate else nn.Dense(self.num_classes)(x)

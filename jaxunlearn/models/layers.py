@@ -5,7 +5,8 @@ and into the channel sums of batch norm. Both are written here as matrix product
 and TPUs get the plain operations, chosen when the program is lowered.
 
 `jax.custom_vjp` allows reverse mode, `vmap` and sharding, but no forward mode (`jax.jvp`,
-`jax.linearize`, `jax.hessian`): `plain=True` uses plain operations everywhere, which support all.
+`jax.linearize`, `jax.hessian`): `custom_gradients=False` uses plain operations everywhere, which
+support all of them.
 """
 
 from typing import Any
@@ -59,7 +60,7 @@ def _convolution(x: jax.Array, dy: jax.Array) -> jax.Array:
 
 
 def _products(x: jax.Array, dy: jax.Array) -> jax.Array:
-    """The weight gradient [3, 3, C, D] by one matrix product a chunk of the batch."""
+    """The weight gradient [3, 3, C, D] by one matrix product per chunk of the batch."""
     size = max(1, len(x) // CHUNKS)
 
     def add(i: int | jax.Array, total: jax.Array) -> jax.Array:
@@ -149,7 +150,7 @@ class Conv(nn.Module):
     size: int = 3
     stride: int = 1
     dtype: Any = jnp.float32
-    plain: bool = False
+    custom_gradients: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -157,7 +158,7 @@ class Conv(nn.Module):
         shape = (self.size, self.size, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.zeros, shape).astype(self.dtype)
         x = x.astype(self.dtype)
-        if self.plain:
+        if not self.custom_gradients:
             return plain_conv(x, kernel, self.stride)
         if self.size == 1:
             return jnp.einsum("nhwc,cd->nhwd", x[:, :: self.stride, :: self.stride], kernel[0, 0])
@@ -170,7 +171,7 @@ class BatchNorm(nn.Module):
     """Batch norm of [N, H, W, C] with running moments in the collection `batch_stats`."""
 
     dtype: Any = jnp.float32
-    plain: bool = False
+    custom_gradients: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -189,7 +190,7 @@ class BatchNorm(nn.Module):
             mean, variance = (moment.value.reshape(1, 1, 1, -1) for moment in running)
             y = (x - mean) * (lax.rsqrt(variance + EPSILON) * scale) + bias
             return y.astype(self.dtype)
-        y, *moments = (plain_normalise if self.plain else normalise)(x, scale, bias)
+        y, *moments = (normalise if self.custom_gradients else plain_normalise)(x, scale, bias)
         for old, new in zip(running, moments, strict=True):
             old.value = MOMENTUM * old.value + (1 - MOMENTUM) * new.reshape(-1)
         return y.astype(self.dtype)

@@ -22,16 +22,18 @@ class ResNet(nn.Module):
     num_classes: int
     width: int
     dtype: Any = jnp.float32
-    plain: bool = False
+    custom_gradients: bool = True
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, images: jax.Array, train: bool, penultimate: bool = False) -> jax.Array:
         """Logits, float32 [N, num_classes], of images float32 [N, H, W, C].
 
-        Where train, by the batch's moments, which update the running ones.
+        With the batch's moments where train, which update the running ones. `penultimate`: what
+        the last layer sees, float32 [N, D], in place of its logits.
         """
-        conv = functools.partial(Conv, dtype=self.dtype, plain=self.plain)
-        norm = functools.partial(BatchNorm, dtype=self.dtype, plain=self.plain)
+        custom = self.custom_gradients
+        conv = functools.partial(Conv, dtype=self.dtype, custom_gradients=custom)
+        norm = functools.partial(BatchNorm, dtype=self.dtype, custom_gradients=custom)
         large = min(images.shape[1:3]) >= 128
         x = conv(self.width, size=7, stride=2)(images) if large else conv(self.width)(images)
         x = nn.relu(norm()(x, train))
@@ -53,4 +55,4 @@ class ResNet(nn.Module):
                     x = norm()(conv(features, size=1, stride=stride)(x), train)
                 x = nn.relu(x + y)
         x = jnp.mean(x.astype(jnp.float32), (1, 2))
-        return nn.Dense(self.num_classes)(x)
+        return x if penultimate else nn.Dense(self.num_classes)(x)

@@ -4,106 +4,122 @@ import math
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
-from jaxunlearn.grid import comparisons, value_name
-from jaxunlearn.metrics.unlearning import GAPS
-from jaxunlearn.report.sheets import REFERENCES, dig, title
+from jaxunlearn.metrics.clinical import TRIVIAL
+from jaxunlearn.metrics.evaluate import METRICS, closest
+from jaxunlearn.metrics.results import REFERENCES, RETRAINED, Experiment, Grid, Model, Results
+from jaxunlearn.report.sheets import data_name, dig, title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# The colour-blind tell them apart: Okabe & Ito 2008, https://jfly.uni-koeln.de/color/, but for
-# yellow, faint on white; then wine and olive of Tol 2021, https://personal.sron.nl/~pault/. Nine
-# colours and eight markers: 72 models before a pair comes again.
+# A colour-blind-safe palette: Okabe & Ito 2008, https://jfly.uni-koeln.de/color/, without yellow,
+# which is faint on white; then wine and olive of Tol 2021, https://personal.sron.nl/~pault/. Nine
+# colours and eight markers: 72 models before a combination repeats.
 COLOURS = (
     *("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
     *("#882255", "#999933"),
 )
 MARKERS = "osD^vP<X"
 GREY = "0.35"
-# Whole even at 0, where the axis cuts.
+# Do not clip markers at the axis.
 POINT: dict[str, Any] = {"markersize": 8, "clip_on": False, "zorder": 3}
 
 
-def draw(metrics: dict[str, Any], path: str) -> None:
+def draw(report: Results, path: str) -> None:
     """Writes the figure as PNG.
 
     Clinical data: false negative against false positive rate, and the risk of each scenario beside
-    those of the trivial answers. Other data: each model's gaps to retrained. A grid: each method's
-    Avg Gap along the first axis, a row of panels for each combination of the others.
+    those of the trivial answers. Other data: each model's gaps to retrained, or without retrained
+    the values themselves. A grid: each method's Avg Gap along the first axis (without retrained its
+    FNR or, on data that are not clinical, its TA), one row of panels per combination of the others.
 
     Args:
-      metrics: what `metrics.json` holds.
+      report: see `metrics.results`.
       path: the file to write.
     """
-    if "cells" in metrics:
-        _draw_grid(metrics, path)
+    if "cells" in report:
+        _draw_grid(report, path)
     else:
-        _draw_experiment(metrics, path)
+        _draw_experiment(report, path)
 
 
-def _draw_experiment(metrics: dict[str, Any], path: str) -> None:
+def _draw_experiment(report: Experiment, path: str) -> None:
     """The figure of one experiment."""
     from matplotlib.figure import Figure
 
-    models = dict(metrics["models"])
-    mean = models["retrained"]["mean"]
+    models = dict(report["models"])
+    mean = next(iter(models.values()))["mean"]
     clinical = "counts" in mean
-    if not clinical:
-        del models["retrained"]  # no gap to itself
-    panels = list(mean["risk"]) if clinical else [*GAPS, "Avg Gap"]
+    panels = [("risk", scenario) for scenario in mean["risk"]] if clinical else _panels(mean)
+    if not clinical and "gaps" in mean:
+        del models[RETRAINED]  # no gap to itself
     widths = [1.6] * clinical + [1.0] * len(panels)
     height = max(4.2 if clinical else 2.6, 1.6 + 0.35 * len(models))
     figure = Figure(figsize=(2 + 2.4 * sum(widths), height), dpi=150, layout="constrained")
-    figure.suptitle(title(metrics), fontsize=11)
+    figure.suptitle(title(report), fontsize=11)
     axes = figure.subplots(1, len(widths), squeeze=False, width_ratios=widths)[0]
     if clinical:
         _draw_rates(axes[0], models)
     for i, (axis, panel) in enumerate(zip(axes[clinical:], panels, strict=True)):
         if clinical:
-            _draw_risk(axis, models, panel)
+            _draw_risk(axis, models, panel[1])
         else:
-            _draw_gap(axis, models, panel)
+            _draw_values(axis, models, panel)
         axis.set_yticks(range(len(models)), list(models) if i == 0 else [""] * len(models))
         axis.set_ylim(len(models) - 0.5, -0.5)
         axis.set_xlim(left=0)
-    _finish(axes, figure, _caption(metrics, clinical), path)
+    _finish(axes, figure, _caption(report, clinical), path)
 
 
-def _draw_grid(metrics: dict[str, Any], path: str) -> None:
+def _panels(mean: dict[str, Any]) -> list[tuple[str, ...]]:
+    """The values shown for data that are not clinical, as keys that lead to them."""
+    known = [key for key in closest() if key in mean]
+    if "gaps" not in mean:
+        return [(key,) for key in known]
+    return [*(("gaps", key) for key in known), ("avg_gap",)]
+
+
+def _draw_grid(grid: Grid, path: str) -> None:
     """The figure of a grid."""
     from matplotlib.figure import Figure
 
-    rows = comparisons(metrics["cells"])
-    field = metrics["axes"][0][0]
+    rows = [[grid["cells"][i] for i in each["cells"]] for each in grid["comparisons"]]
+    field = grid["axes"][0][0]
     methods = [name for name in rows[0][0]["models"] if name not in REFERENCES]
-    size = (2 + 2.6 * len(methods), 1.2 + len(rows) * (1 + 0.3 * len(rows[0])))
+    means = [model["mean"] for cell in grid["cells"] for model in cell["models"].values()]
+    shown = next(key for key in ("avg_gap", "fnr", "TA") if all(key in mean for mean in means))
+    size = (2 + 2.6 * len(methods), 1.2 + len(rows) * (1.2 + 0.3 * len(rows[0])))
     figure = Figure(figsize=size, dpi=150, layout="constrained")
-    datasets = dict.fromkeys(entry["dataset"]["name"] for entry in metrics["cells"])
-    figure.suptitle(f"{metrics['name']}: {', '.join(datasets)}", fontsize=11)
+    datasets = dict.fromkeys(data_name(cell["dataset"]) for cell in grid["cells"])
+    figure.suptitle(f"{grid['name']}: {', '.join(datasets)}", fontsize=11)
     panels = figure.subplots(len(rows), len(methods), squeeze=False, sharex="col")
-    for axes, entries in zip(panels, rows, strict=True):
-        rest = [f"{f}={value_name(v)}" for f, v in entries[0]["point"].items() if f != field]
+    for axes, cells, comparison in zip(panels, rows, grid["comparisons"], strict=True):
+        rest = [f"{each}={label}" for each, label in comparison["labels"].items()]
         for axis, method in zip(axes, methods, strict=True):
-            scenarios = {value_name(e["point"][field]): e["models"][method] for e in entries}
-            reference, _ = _value(entries[0]["models"][method], ("avg_gap",))
-            axis.axvline(reference, linestyle="--", color=GREY, linewidth=1.2)
-            _draw_gap(axis, scenarios, "Avg Gap")
-            axis.set_title(", ".join([method, *rest]), fontsize=10)
+            scenarios = {cell["labels"][field]: cell["models"][method] for cell in cells}
+            reference, _ = _value(cells[0]["models"][method], (shown,))
+            if reference is not None:
+                axis.axvline(
+                    METRICS[shown].scale * reference, linestyle="--", color=GREY, linewidth=1.2
+                )
+            _draw_values(axis, scenarios, (shown,))
+            axis.set_title("\n".join([method, *rest]), fontsize=10)
             names = list(scenarios) if axis is axes[0] else [""] * len(scenarios)
             axis.set_yticks(range(len(scenarios)), names)
             axis.set_ylim(len(scenarios) - 0.5, -0.5)
     for axis in panels[-1]:
-        axis.set_xlim(left=0)  # last, for it fixes the other end too
-    seeds = len(metrics["seeds"])
-    caption = (
-        f"Avg Gap to retrained, by {field}; dashed: at {value_name(metrics['axes'][0][1][0])}. "
+        axis.set_xlim(left=0)  # last, because it fixes the other end too
+    seeds, header = len(grid["seeds"]), METRICS[shown].header
+    caption = f"{header}, by {field}; dashed: at {grid['cells'][0]['labels'][field]}. "
+    intervals = " with 95% Wilson intervals" if METRICS[shown].wilson_over else ""
+    caption += (
+        f"One seed{intervals}." if seeds == 1 else f"{seeds} seeds: means with 95% t intervals."
     )
-    caption += "One seed." if seeds == 1 else f"{seeds} seeds: means with 95% t intervals."
     _finish(panels.ravel(), figure, caption, path)
 
 
 def _finish(axes: Any, figure: Any, caption: str, path: str) -> None:
-    """What every figure has."""
+    """Adds what all figures share, and writes the file."""
     for axis in axes:
         axis.grid(color="0.9")
         axis.set_axisbelow(True)
@@ -112,12 +128,12 @@ def _finish(axes: Any, figure: Any, caption: str, path: str) -> None:
     figure.savefig(path)
 
 
-def _looks(models: dict[str, Any]) -> Any:
+def _looks(models: dict[str, Model]) -> Any:
     """Each model's name and values with its own colour and marker."""
     return zip(models.items(), cycle(COLOURS), cycle(MARKERS), strict=False)
 
 
-def _value(model: dict[str, Any], path: tuple[str, ...], most: float = math.inf) -> tuple[Any, Any]:
+def _value(model: Model, path: tuple[str, ...], most: float = math.inf) -> tuple[Any, Any]:
     """A model's mean, and how far its interval reaches below and above (None if there is none)."""
     value, interval = dig(model["mean"], path), dig(model["interval"], path)
     if interval is None:
@@ -128,7 +144,7 @@ def _value(model: dict[str, Any], path: tuple[str, ...], most: float = math.inf)
     return value, [[max(value - low, 0)], [max(high - value, 0)]]
 
 
-def _draw_rates(axis: "Axes", models: dict[str, Any]) -> None:
+def _draw_rates(axis: "Axes", models: dict[str, Model]) -> None:
     """False negative against false positive rate."""
     for (_, model), colour, marker in _looks(models):
         x, x_reach = _value(model, ("fpr",), most=1)
@@ -147,11 +163,11 @@ def _draw_rates(axis: "Axes", models: dict[str, Any]) -> None:
         each.set_major_formatter(lambda rate, _: f"{100 * rate:g}")
 
 
-def _draw_risk(axis: "Axes", models: dict[str, Any], scenario: str) -> None:
-    """Risks of one scenario, a row for each model, and lines for the trivial answers."""
-    mean = models["retrained"]["mean"]
-    risks = [mean[f"risk_treat_{name}"][scenario] for name in ("none", "all")]
-    limit = min(risks)  # the smaller is always shown, the larger where the models reach it
+def _draw_risk(axis: "Axes", models: dict[str, Model], scenario: str) -> None:
+    """Risks of one scenario, one row per model, and lines for the trivial answers."""
+    mean = next(iter(models.values()))["mean"]  # trivial risks are the same of every model
+    risks = {answer: mean[key][scenario] for answer, key in TRIVIAL.items()}
+    limit = min(risks.values())  # the smaller is always shown, the larger where models reach it
     for row, ((_, model), colour, marker) in enumerate(_looks(models)):
         x, reach = _value(model, ("risk", scenario))
         axis.errorbar(x, row, xerr=reach, fmt=marker, color=colour, **POINT)
@@ -159,37 +175,43 @@ def _draw_risk(axis: "Axes", models: dict[str, Any], scenario: str) -> None:
         if best is not None:
             axis.plot(best, row, marker, color=colour, fillstyle="none", **POINT)
         limit = max(limit, x + (reach[1][0] if reach else 0), best or 0)
-    for risk, style in zip(risks, ("--", ":"), strict=True):
+    lines = ["cost per test image"]
+    for (answer, risk), style in zip(risks.items(), ("--", ":"), strict=True):
         if risk <= limit:
             axis.axvline(risk, linestyle=style, color=GREY, linewidth=1.2, zorder=2)
+        lines.append(f"{answer} ({style}): {risk:.3f}")
     axis.set_xlim(right=1.1 * limit or 1)
     axis.set_title(f"Risk {scenario}", fontsize=10)
-    axis.set_xlabel(
-        "cost per test image\n" + "treat none (--): {:.3f}\ntreat all (:): {:.3f}".format(*risks)
-    )
+    axis.set_xlabel("\n".join(lines))
 
 
-def _draw_gap(axis: "Axes", models: dict[str, Any], name: str) -> None:
-    """Absolute differences to retrained in one metric, a row for each model."""
-    path = ("gaps", name) if name in GAPS else ("avg_gap",)
+def _draw_values(axis: "Axes", models: dict[str, Model], path: tuple[str, ...]) -> None:
+    """A metric's values, or its gaps, one row per model."""
+    metric = METRICS[path[-1]]
+    gap = path[0] == "gaps"
     for row, ((_, model), colour, marker) in enumerate(_looks(models)):
-        x, reach = _value(model, path)
-        axis.errorbar(x, row, xerr=reach, fmt=marker, color=colour, **POINT)
-    axis.set_title(name if name == "Avg Gap" else f"{name} gap", fontsize=10)
-    axis.set_xlabel("percentage points")
+        whole = 100 / metric.scale if metric.unit == "%" else math.inf
+        x, reach = _value(model, path, most=whole)
+        if x is not None:
+            reach = reach and [[metric.scale * length] for (length,) in reach]
+            axis.errorbar(metric.scale * x, row, xerr=reach, fmt=marker, color=colour, **POINT)
+    axis.set_title(f"{metric.header} gap" if gap else metric.header, fontsize=10)
+    axis.set_xlabel("percentage points" if gap and metric.unit == "%" else metric.unit)
 
 
-def _caption(metrics: dict[str, Any], clinical: bool) -> str:
-    """What the signs mean, and how the intervals were made."""
-    seeds = len(metrics["seeds"])
+def _caption(report: Experiment, clinical: bool) -> str:
+    """The meaning of the signs, and how the intervals were made."""
+    seeds, gaps = len(report["seeds"]), report["reference"] == RETRAINED
     intervals = f"{seeds} seeds: means with 95% t intervals over seeds."
     if seeds == 1:
-        intervals = (
-            f"One seed: {'95% Wilson intervals of the rates' if clinical else 'no intervals'}."
-        )
+        proportions = "95% Wilson intervals of the rates"
+        if not clinical:
+            proportions = "no intervals" if gaps else "95% Wilson intervals of UA, RA and TA"
+        intervals = f"One seed: {proportions}."
     if not clinical:
-        return f"{intervals} 0 is retrained."
+        return f"{intervals} 0 is retrained." if gaps else intervals
     return (
         f"Left: colours and markers as on the right. {intervals}\n"
-        "Risk, filled: as the model decides; open: at the threshold of least risk on validation."
+        "Risk, filled: as the model decides; open: at the threshold that minimises risk on "
+        "validation."
     )

@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal, plain lines elsewhere."""
+"""A run's progress: a bar on a terminal, plain lines elsewhere."""
 
 import contextlib
 import time
@@ -14,7 +14,7 @@ SECONDS_BETWEEN_LINES = 15.0
 def progress(console: Console, title: str) -> Iterator[Callable[[float, int, float, float], None]]:
     """Yields `update(share done, images since the last call, loss, accuracy)`."""
     start = line_at = time.monotonic()
-    first: float | None = None  # when the first images were done: what came before was compiling
+    first: float | None = None  # when the first images were done; until then it compiled
     seen = 0
 
     def describe(images: int, loss: float, accuracy: float) -> str:

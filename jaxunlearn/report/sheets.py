@@ -1,13 +1,26 @@
-"""What the tables say, as text: one sheet an experiment, and of a grid one for each comparison."""
+"""The tables as text: one sheet per experiment, and for a grid one per comparison."""
 
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jaxunlearn.grid import avg_gaps, comparisons, value_name
-from jaxunlearn.metrics.statistics import LEVEL, percent_change
-from jaxunlearn.metrics.unlearning import GAPS
+from jaxunlearn.metrics.clinical import TRIVIAL
+from jaxunlearn.metrics.evaluate import METRICS, Metric
+from jaxunlearn.metrics.results import (
+    ORIGINAL,
+    REFERENCES,
+    RETRAINED,
+    Cell,
+    Comparison,
+    Experiment,
+    Grid,
+    Model,
+    Results,
+)
+from jaxunlearn.metrics.verdicts import FalseNegativesVerdict, GapVerdict
 
 ABSENT = "–"
-REFERENCES = ("original", "retrained")
+NO_EVIDENCE = "No reliable difference is not evidence of no difference."
 
 
 class Column(NamedTuple):
@@ -15,17 +28,22 @@ class Column(NamedTuple):
 
     Attributes:
       header: its name.
-      path: keys that lead to the value in a model's mean.
-      rank: keys that lead to what is best when smallest.
-      scale: what the value is multiplied by.
-      digits: decimals shown.
+      path: keys that lead to the value in a model's mean: the metric's, and the scenario's if any.
+      metric: the row of `METRICS` that describes it.
     """
 
     header: str
     path: tuple[str, ...]
-    rank: tuple[str, ...]
-    scale: float = 1.0
-    digits: int = 2
+    metric: Metric
+
+    @property
+    def rank(self) -> tuple[str, ...]:
+        """The keys that lead to what the best method is chosen by: the gap or the value."""
+        return ("gaps", *self.path) if self.metric.better == "closest to retrained" else self.path
+
+    def show(self, value: float) -> str:
+        """The value in its unit."""
+        return f"{self.metric.scale * value:.{self.metric.digits}f}"
 
 
 class Sheet(NamedTuple):
@@ -34,15 +52,17 @@ class Sheet(NamedTuple):
     Attributes:
       title: one line.
       header: column names.
+      groups: each column's group; columns of a group stay together where they fit.
       rows: cells by row; the first cell is the row's name.
       best: (row, column) of the best value of each column among the methods.
       lines: row numbers that a line goes under.
       notes: how to read it.
-      findings: a sentence for each method on its false negatives.
+      findings: one sentence per method, on its verdict.
     """
 
     title: str
     header: list[str]
+    groups: list[str]
     rows: list[list[str]]
     best: set[tuple[int, int]]
     lines: set[int]
@@ -50,20 +70,25 @@ class Sheet(NamedTuple):
     findings: list[str]
 
 
-def title(metrics: dict[str, Any]) -> str:
+def title(report: Experiment) -> str:
     """One line that names the experiment, its data and its split."""
-    dataset, split = metrics["dataset"], metrics["split"]
+    return f"{report['name']}: {_contents(report)}"
+
+
+def _contents(report: Experiment) -> str:
+    """An experiment's data and split."""
+    dataset, split = report["dataset"], report["split"]
     share = f"{split['forget']} of {dataset['train']} training images to forget"
-    return f"{metrics['name']}: {_data_name(dataset)}, {share}"
+    return f"{data_name(dataset)}, {share}"
 
 
-def _data_name(dataset: dict[str, Any]) -> str:
-    """The data set's name, which says so if it is synthetic."""
+def data_name(dataset: dict[str, Any]) -> str:
+    """The data set's name, marked if the data are synthetic."""
     plain = not dataset["synthetic"] or "synthetic" in dataset["name"]
     return dataset["name"] if plain else f"{dataset['name']} (synthetic data)"
 
 
-def dig(nested: dict[str, Any], path: tuple[str, ...]) -> Any:
+def dig(nested: Mapping[str, Any], path: Sequence[str]) -> Any:
     """The value that the keys lead to, None where there is none."""
     value: Any = nested
     for key in path:
@@ -71,146 +96,133 @@ def dig(nested: dict[str, Any], path: tuple[str, ...]) -> Any:
     return value
 
 
-def make_sheets(metrics: dict[str, Any]) -> list[Sheet]:
-    """The sheet of an experiment, or those of a grid: one for each comparison along its first axis.
+def make_sheets(report: Results) -> list[Sheet]:
+    """The sheet of an experiment, or those of a grid: one per comparison along its first axis.
 
     Args:
-      metrics: what `metrics.json` holds.
+      report: see `metrics.results`.
     """
-    if "cells" in metrics:
-        return [_comparison_sheet(metrics, entries) for entries in comparisons(metrics["cells"])]
-    return [_experiment_sheet(metrics)]
+    if "cells" in report:
+        return [_comparison_sheet(report, comparison) for comparison in report["comparisons"]]
+    return [_experiment_sheet(report)]
 
 
-def _experiment_sheet(metrics: dict[str, Any]) -> Sheet:
-    """Everything that the table of an experiment says."""
-    models = metrics["models"]
-    retrained = models["retrained"]["mean"]
-    clinical = "counts" in retrained
-    columns = _columns(retrained)
-    rows = [[name, *(_cell(name, models[name], column) for column in columns)] for name in models]
+def _experiment_sheet(report: Experiment) -> Sheet:
+    """The table of an experiment."""
+    models = report["models"]
     methods = [name for name in models if name not in REFERENCES]
-    notes = _notes(metrics, columns, len(methods))
+    references = [i for i, name in enumerate(models) if name in REFERENCES]
+    columns = _columns(models)
+    rows = [[name, *(_cell(name, models[name], column) for column in columns)] for name in models]
+    findings = _findings(report)
     return Sheet(
-        title=title(metrics),
+        title=title(report),
         header=["", *(column.header for column in columns)],
-        rows=rows + (_trivial_rows(retrained, columns) if clinical else []),
+        groups=["", *(column.metric.group for column in columns)],
+        rows=rows + _trivial_rows(models, columns),
         best=_best(models, methods, columns),
-        lines={list(models).index("retrained"), len(models) - 1},
-        notes=notes + _spread(models) + (_beaten_by_trivial(models) if clinical else []),
-        findings=[_finding(name, models[name]) for name in methods] if clinical else [],
+        lines={*references[-1:], len(models) - 1},
+        notes=[
+            *_notes(columns, len(report["seeds"]), len(methods), {"attack": report["attack"]}),
+            *(_reliability(report) if findings else []),
+            *_reference_note(report),
+            *_ranges(models),
+            *_worse_than_trivial(report),
+            *_claims(models),
+        ],
+        findings=findings,
     )
 
 
-def _comparison_sheet(metrics: dict[str, Any], entries: list[dict[str, Any]]) -> Sheet:
+def _comparison_sheet(grid: Grid, comparison: Comparison) -> Sheet:
     """A grid's table along its first axis: every model at each of its values."""
-    field = metrics["axes"][0][0]
-    first, *others = entries
-    retrained = first["models"]["retrained"]["mean"]
-    columns = [c for c in _columns(retrained) if c.header in (*GAPS, "Avg Gap", "FNR", "FPR")]
-    change = Column("Change %", ("avg_gap_change",), ("avg_gap_change",), digits=1)
-    columns.insert(len(GAPS) + 1, change)
-    models, rows, methods, lines = {}, [], [], set()
-    for entry in entries:
-        for name, model in entry["models"].items():
-            row = f"{value_name(entry['point'][field])} · {name}"
-            models[row] = model
-            rows.append([row, *(_cell(name, model, column) for column in columns)])
-            if name not in REFERENCES:
-                methods.append(row)
-        lines.add(len(rows) - 1)
-    rest = "".join(f", {f}={value_name(v)}" for f, v in first["point"].items() if f != field)
-    reference = value_name(first["point"][field])
-    notes = [
-        *_notes(
-            {**metrics, "attack": " or ".join(dict.fromkeys(e["attack"] for e in entries))},
-            columns,
-            len(methods),
-        ),
-        f"Change %: of Avg Gap against {field}={reference} (the ratio of the means over seeds); "
-        "below 0 is nearer to retrained.",
-    ]
-    names = [name for name in first["models"] if name not in REFERENCES]
+    field = grid["axes"][0][0]
+    cells = [grid["cells"][i] for i in comparison["cells"]]
+    first = cells[0]
+    models: dict[str, Model] = {}
+    names: dict[str, str] = {}
+    lines = set()
+    for cell in cells:
+        for name, model in cell["models"].items():
+            row = f"{cell['labels'][field]} · {name}"
+            models[row], names[row] = model, name
+        lines.add(len(models) - 1)
+    # Values by scenario and costs are in the tables of the cells.
+    columns = [c for c in _columns(models) if len(c.path) == 1 and c.metric.group != "cost"]
+    methods = [row for row in models if names[row] not in REFERENCES]
+    where = f"{field}={first['labels'][field]}"
+    attacks = " or ".join(dict.fromkeys(cell["attack"] for cell in cells))
+    notes = _notes(columns, len(grid["seeds"]), len(methods), {"attack": attacks, "first": where})
+    found = comparison["verdicts"]
+    if any(verdict["interval"] is not None for verdict in found.values()):
+        notes.append(
+            '"Reliably" means that the 95% interval over seeds excludes 0; it is corrected for the '
+            f"number of values, not for the number of methods. {NO_EVIDENCE}"
+        )
+    rest = "".join(f", {each}={label}" for each, label in comparison["labels"].items())
     return Sheet(
-        title=_comparison_title(metrics["name"], entries) + rest,
+        title=_comparison_title(grid["name"], cells) + rest,
         header=["", *(column.header for column in columns)],
-        rows=rows,
+        groups=["", *(column.metric.group for column in columns)],
+        rows=[[row, *(_cell(names[row], models[row], c) for c in columns)] for row in models],
         best=_best(models, methods, columns),
         lines=lines,
-        notes=notes,
-        findings=[_nearest(name, field, first, others) for name in names] if others else [],
+        notes=[*notes, *_reference_note(first), *_claims(models)],
+        findings=[_gap_finding(name, field, verdict) for name, verdict in found.items()],
     )
 
 
-def _comparison_title(name: str, entries: list[dict[str, Any]]) -> str:
-    """The title of an experiment where its entries have one, else the names of their data."""
-    titles = {title({**entry, "name": name}) for entry in entries}
-    if len(titles) == 1:
-        return titles.pop()
-    datasets = dict.fromkeys(_data_name(entry["dataset"]) for entry in entries)
-    return f"{name}: {', '.join(datasets)}"
+def _comparison_title(name: str, cells: list[Cell]) -> str:
+    """The title of an experiment where the cells share one, else the names of their data."""
+    contents = dict.fromkeys(map(_contents, cells))
+    if len(contents) > 1:
+        contents = dict.fromkeys(data_name(cell["dataset"]) for cell in cells)
+    return f"{name}: {', '.join(contents)}"
 
 
-def _nearest(name: str, field: str, first: dict[str, Any], others: list[dict[str, Any]]) -> str:
-    """Where a method's Avg Gap fell most against the first entry's, and how reliably."""
-    reference = value_name(first["point"][field])
-    known = [e for e in others if e["models"][name]["mean"]["avg_gap_change"] is not None]
-    if not known:
-        return f"{name}: no change of Avg Gap to tell, for it is 0 at {reference}."
-    best = min(known, key=lambda entry: entry["models"][name]["mean"]["avg_gap_change"])
-    change, interval = percent_change(
-        avg_gaps(best, name),
-        avg_gaps(first, name),
-        level=1 - (1 - LEVEL) / len(known),  # Bonferroni: the best of several is chosen
-    )
-    where = f"{field}={value_name(best['point'][field])}"
-    text = f"{name}: Avg Gap changes by {change:+.1f}% from {reference} to {where}"
-    text += f", the most of {len(known)} values" if len(known) > 1 else ""
-    if interval is None:
-        return f"{text}; one seed says nothing of its spread."
-    low, high = max(interval[0], -100.0), interval[1]
-    verdict = "lower" if high < 0 else "higher" if low > 0 else None
-    reliable = f"reliably {verdict}" if verdict and low < high else "no reliable difference"
-    corrected = f", corrected for {len(known)} comparisons" if len(known) > 1 else ""
-    return f"{text} (95% interval {low:+.1f} to {high:+.1f}{corrected}): {reliable}."
+def _columns(models: Mapping[str, Model]) -> list[Column]:
+    """A column for each metric with a header that any model has, by group."""
+    columns = []
+    for key, metric in METRICS.items():
+        found = [model["mean"][key] for model in models.values() if key in model["mean"]]
+        if not metric.header or not found:
+            continue
+        if isinstance(found[0], dict):
+            for scenario in found[0]:
+                columns.append(Column(f"{metric.header} {scenario}", (key, scenario), metric))
+        else:
+            columns.append(Column(metric.header, (key,), metric))
+    groups = list(dict.fromkeys(metric.group for metric in METRICS.values()))
+    return sorted(columns, key=lambda column: groups.index(column.metric.group))
 
 
-def _columns(mean: dict[str, Any]) -> list[Column]:
-    """The columns; clinical ones only where the values have them."""
-    columns = [Column(name, (name,), ("gaps", name)) for name in GAPS]
-    columns.append(Column("Avg Gap", ("avg_gap",), ("avg_gap",)))
-    if "counts" in mean:
-        columns += [Column(name.upper(), (name,), (name,), scale=100) for name in ("fnr", "fpr")]
-        paths = [("risk", scenario) for scenario in mean["risk"]]
-        columns += [Column(f"Risk {path[1]}", path, path, digits=3) for path in paths]
-    return [*columns, Column("RTE", ("RTE",), ("RTE",), digits=1)]
-
-
-def _cell(name: str, model: dict[str, Any], column: Column) -> str:
-    """A value, ± half its interval over several seeds, and in brackets its gap if it has one."""
+def _cell(name: str, model: Model, column: Column) -> str:
+    """A value, ± half its interval over several seeds, and in parentheses its gap if it has one."""
     value = dig(model["mean"], column.path)
     if value is None:
         return ABSENT
-    text = f"{column.scale * value:.{column.digits}f}"
+    text = column.show(value)
     interval = dig(model["interval"], column.path)
     if interval is not None and len(model["per_seed"]) > 1:
-        text += f"±{column.scale * (interval[1] - interval[0]) / 2:.{column.digits}f}"
-    if column.rank != column.path and name != "retrained":
-        text += f" ({dig(model['mean'], column.rank):.{column.digits}f})"
+        text += f"±{column.show((interval[1] - interval[0]) / 2)}"
+    gap = dig(model["mean"], column.rank)
+    if column.rank != column.path and gap is not None and name != RETRAINED:
+        text += f" ({column.show(gap)})"
     return text
 
 
 def _best(
-    models: dict[str, Any], methods: list[str], columns: list[Column]
+    models: Mapping[str, Model], methods: list[str], columns: list[Column]
 ) -> set[tuple[int, int]]:
-    """Where each column's smallest value among the methods stands, equal to the decimals shown."""
+    """Where each column's best value among the methods stands, equal to the decimals shown."""
     best = set()
     for j, column in enumerate(columns, start=1):
         ranks = {name: dig(models[name]["mean"], column.rank) for name in methods}
+        sign = -1 if column.metric.better == "higher" else 1
         shown = {
-            name: round(column.scale * rank, column.digits)
+            name: sign * round(column.metric.scale * rank, column.metric.digits)
             for name, rank in ranks.items()
-            if rank is not None
+            if rank is not None and column.metric.better
         }
         if len(shown) > 1:
             least = min(shown.values())
@@ -218,38 +230,34 @@ def _best(
     return best
 
 
-def _trivial_rows(mean: dict[str, Any], columns: list[Column]) -> list[list[str]]:
-    """Rows for calling no image malignant, and for calling every image malignant."""
+def _trivial_rows(models: Mapping[str, Model], columns: list[Column]) -> list[list[str]]:
+    """Rows for the answers that never see the image, where a column knows their values."""
+    mean = next(iter(models.values()))["mean"]  # the same of every model, on one test set
     rows = []
-    for name, fnr, fpr in (("none", 1, 0), ("all", 0, 1)):
-        known = {"fnr": fnr, "fpr": fpr, "risk": mean[f"risk_treat_{name}"]}
-        values = [dig(known, column.path) for column in columns]
-        cells = [
-            "" if value is None else f"{column.scale * value:.{column.digits}f}"
-            for column, value in zip(columns, values, strict=True)
-        ]
-        rows.append([f"treat {name}", *cells])
-    return rows
+    for i, answer in enumerate(TRIVIAL):
+        cells = []
+        for column in columns:
+            value = None if column.metric.trivial is None else column.metric.trivial[i]
+            if isinstance(value, str):
+                value = dig(mean, (value, *column.path[1:]))
+            cells.append("" if value is None else column.show(value))
+        rows.append([answer, *cells])
+    return rows if any(column.metric.trivial for column in columns) else []
 
 
-def _notes(metrics: dict[str, Any], columns: list[Column], num_methods: int) -> list[str]:
-    """How to read the table."""
-    seeds, headers = len(metrics["seeds"]), [column.header for column in columns]
-    clinical = "FNR" in headers
-    parts = [
-        f"UA, RA, TA, MIA ({metrics['attack']} attack){', FNR, FPR' if clinical else ''} in %",
-        "in brackets the absolute difference to retrained, whose mean is Avg Gap",
-    ]
-    if any(header.startswith("Risk") for header in headers):
-        parts.append("Risk: cost per test image at costs C_FN:C_FP")
-    if "RTE" in headers:
-        parts.append("RTE in seconds, compile time apart")
-    notes = ["; ".join(parts) + "."]
+def _notes(columns: list[Column], seeds: int, num_methods: int, words: dict[str, str]) -> list[str]:
+    """How to read the table; `words` fill the metrics' notes."""
+    by_unit: dict[str, list[str]] = {}
+    explained: dict[str, None] = {}
+    for column in columns:
+        if column.metric.note:
+            explained[column.metric.note.format(**words)] = None
+        else:
+            by_unit.setdefault(column.metric.unit, []).append(column.header)
+    units = [f"{', '.join(headers)} in {unit}" for unit, headers in by_unit.items()]
+    notes = ["; ".join([*units, *explained]) + "."]
     if num_methods > 1:
-        notes.append(
-            "* marks the best value of a method: nearest to retrained in UA, RA, TA and MIA, else "
-            "smallest."
-        )
+        notes += _marks(columns)
     if seeds > 1:
         notes.append(
             f"{seeds} seeds: mean ± half the 95% t interval over seeds; differences are taken "
@@ -257,76 +265,163 @@ def _notes(metrics: dict[str, Any], columns: list[Column], num_methods: int) -> 
         )
     else:
         notes.append("One seed: no ± over seeds; metrics.json has Wilson intervals of proportions.")
-    if clinical and num_methods:
-        over = "seeds" if seeds > 1 else "test images, for this one training of each model"
-        notes.append(
-            f"Reliable is meant at the 5% level over {over}, and for each method alone; where no "
-            "difference is reliable, there may still be one."
-        )
     return notes
 
 
-def _spread(models: dict[str, Any]) -> list[str]:
-    """How far MIA hangs on the examples that the attack learns from."""
-    spreads = [model["mean"].get("MIA_spread") for model in models.values()]
-    known = [spread for spread in spreads if spread is not None]
-    if not known:
-        return []
-    return [
-        "MIA depends on which examples the attack learns from: over resamples of these its "
-        f"standard deviation is {min(known):.1f} to {max(known):.1f} points (MIA_spread in "
-        "metrics.json)."
+def _marks(columns: list[Column]) -> list[str]:
+    """Which value of each column is marked as the best."""
+    ranked: dict[str, list[str]] = {"closest to retrained": [], "higher": [], "lower": []}
+    has_gaps = any(column.path == ("avg_gap",) for column in columns)
+    for column in columns:
+        better = column.metric.better
+        if better and (has_gaps or better != "closest to retrained"):
+            ranked[better].append(column.header)
+    *others, lowest = ranked.values()
+    named = len(lowest) + sum(map(len, others)) < len(columns) or not any(others)
+    parts = [
+        f"{word} for {', '.join(headers)}"
+        for word, headers in zip(("closest to retrained", "highest"), others, strict=True)
+        if headers
     ]
+    if lowest:
+        parts.append(f"lowest for {', '.join(lowest) if named else 'the rest'}")
+    return [f"* marks the best method per column: {'; '.join(parts)}."] if parts else []
 
 
-def _beaten_by_trivial(models: dict[str, Any]) -> list[str]:
+def _reliability(report: Experiment) -> list[str]:
+    """The meaning of "reliably" in the findings on false negatives."""
+    over = "seeds" if len(report["seeds"]) > 1 else "test images, for this one training per model"
+    numbers = {verdict["corrected_for"] for verdict in _false_negatives(report).values()}
+    corrected = (
+        f", with p-values Holm-corrected over the {max(numbers)} methods"
+        if max(numbers) > 1
+        else ""
+    )
+    return [f'"Reliably" means significant at the 5% level across {over}{corrected}. {NO_EVIDENCE}']
+
+
+def _reference_note(report: Experiment) -> list[str]:
+    """The consequences of there being no retrained model."""
+    if report["reference"] == RETRAINED:
+        return []
+    instead = ""
+    if report["reference"] == ORIGINAL and _false_negatives(report):
+        instead = "; false negatives are compared with the original's instead"
+    return [f"Without a retrained model there are no gaps and no Avg Gap{instead}."]
+
+
+def _ranges(models: Mapping[str, Model]) -> list[str]:
+    """The notes of metrics that have no column, with their range over the models."""
+    notes = []
+    for key, metric in METRICS.items():
+        if metric.header or not metric.note:
+            continue
+        values = [model["mean"].get(key) for model in models.values()]
+        known = [metric.scale * value for value in values if value is not None]
+        if known:
+            low, high = (f"{value:.{metric.digits}f}" for value in (min(known), max(known)))
+            notes.append(metric.note.format(low=low, high=high))
+    return notes
+
+
+def _worse_than_trivial(report: Experiment) -> list[str]:
     """For each scenario, the models that do worse than an answer that never sees the image."""
     lines = []
-    mean = models["retrained"]["mean"]
-    for scenario in mean["risk"]:
-        ratios = {name: dig(models[name]["mean"], ("risk_ratio", scenario)) for name in models}
-        beaten = [name for name, ratio in ratios.items() if ratio is not None and ratio > 1]
-        if beaten:
-            risks = {
-                "no": mean["risk_treat_none"][scenario],
-                "every": mean["risk_treat_all"][scenario],
-            }
-            word, risk = min(risks.items(), key=lambda item: item[1])
-            whom = "every model" if len(beaten) == len(models) else ", ".join(beaten)
+    for scenario, found in report["worse_than_trivial"].items():
+        if found["worse"]:
+            every = len(found["worse"]) == len(report["models"])
+            whom = "every model" if every else ", ".join(found["worse"])
             lines.append(
-                f"At {scenario}, calling {word} image malignant has risk {risk:.3f}, less than "
-                f"{whom}. The risk at a threshold made for these costs is risk_at_threshold in "
-                "metrics.json."
+                f'At {scenario}, the answer "{found["answer"]}" has risk {found["risk"]:.3f}, less '
+                f"than {whom}. metrics.json has the risk at a threshold chosen for these costs "
+                "(risk_at_threshold)."
             )
     return lines
 
 
-def _finding(name: str, model: dict[str, Any]) -> str:
-    """What became of retrained's false negatives, with no more certainty than the data give."""
-    per_seed = [entry["false_negatives"] for entry in model["per_seed"]]
-    first, seeds = per_seed[0], len(per_seed)
-    n = first["n_malignant"]
-    if n == 0:
+def _claims(models: Mapping[str, Model]) -> list[str]:
+    """The methods' claims about their own results."""
+    notes = []
+    for name, model in models.items():
+        texts = {}
+        for values in model["per_seed"]:
+            if values.get("claims"):
+                claims = [f"{key} {_claim(value)}" for key, value in values["claims"].items()]
+                texts[values.get("seed")] = ", ".join(claims)
+        if len(set(texts.values())) == 1 and len(texts) == len(model["per_seed"]):
+            notes.append(f"{name} claims {next(iter(texts.values()))}.")
+        else:
+            notes += [f"{name} (seed {seed}) claims {text}." for seed, text in texts.items()]
+    return notes
+
+
+def _claim(value: Any) -> str:
+    """A claimed value: a number without trailing zeros, else as JSON has it."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number or isinstance(value, str):
+        return f"{value:g}" if number else value
+    return json.dumps(value)
+
+
+def _false_negatives(report: Experiment) -> dict[str, FalseNegativesVerdict]:
+    """The methods' verdicts on false negatives, where there are any."""
+    found = {name: model.get("verdicts", {}) for name, model in report["models"].items()}
+    return {
+        name: verdicts["false_negatives"]
+        for name, verdicts in found.items()
+        if "false_negatives" in verdicts
+    }
+
+
+def _findings(report: Experiment) -> list[str]:
+    """A sentence per method on its false negatives."""
+    return [
+        _finding(name, report["models"][name], verdict)
+        for name, verdict in _false_negatives(report).items()
+    ]
+
+
+def _finding(name: str, model: Model, verdict: FalseNegativesVerdict) -> str:
+    """One sentence on false negatives against the reference, hedged by its test."""
+    first, seeds = model["per_seed"][0]["false_negatives"], len(model["per_seed"])
+    change = verdict["by"]
+    if change is None:
         return f"{name}: no test image is malignant, so nothing is known of its false negatives."
-    if seeds == 1:
-        missed, digits, over = first["missed"], 0, ""
-        change = missed - first["missed_reference"]
-        detail = (
-            f"{first['newly_missed']} newly missed, {first['newly_found']} newly found; "
-            f"exact McNemar p = {first['p_value']:.2g}"
-        )
-        reliable = first["p_value"] < 0.05
-    else:
-        missed, digits = model["mean"]["false_negatives"]["missed"], 1
-        over = f", mean of {seeds} seeds"
-        change, (low, high) = model["mean"]["fn_change"], model["interval"]["fn_change"]
-        detail = f"95% t interval over seeds {low:+.1f} to {high:+.1f}"
-        # Equal counts in all seeds give an interval of no width, which is no evidence.
-        reliable = low < high and not low <= 0 <= high
+    missed, digits, over = model["mean"]["false_negatives"]["missed"], 0, ""
+    detail = (
+        f"{first['newly_missed']} newly missed, {first['newly_found']} newly found; exact McNemar "
+    )
+    if verdict["interval"] is not None:
+        low, high = verdict["interval"]
+        digits, over = 1, f", mean of {seeds} seeds"
+        detail = f"95% t interval over seeds {low:+.1f} to {high:+.1f}; "
+    detail += "the same in every seed" if verdict["p"] is None else f"p = {verdict['p']:.2g}"
+    if verdict["p_corrected"] is not None and verdict["corrected_for"] > 1:
+        detail += f", Holm-corrected {verdict['p_corrected']:.2g}"
     more = "more" if change > 0 else "fewer"
     than = f"{abs(change):.{digits}f} {more} than" if round(change, digits) else "as many as"
-    verdict = f"reliably {more}" if reliable else "no reliable difference"
+    decided = verdict["verdict"] in ("more", "fewer")
     return (
-        f"{name} misses {missed:.{digits}f} of {n} malignant test images{over}, {than} retrained "
-        f"({detail}): {verdict}. False alarms: {model['mean']['fp_change']:+.{digits}f}."
+        f"{name} misses {missed:.{digits}f} of {first['n_malignant']} malignant test images{over}, "
+        f"{than} {verdict['reference']} ({detail}): {'reliably ' * decided}{verdict['verdict']}. "
+        f"False alarms: {model['mean']['fp_change']:+.{digits}f}."
+    )
+
+
+def _gap_finding(name: str, field: str, verdict: GapVerdict) -> str:
+    """One sentence on where a method's Avg Gap is lowest along an axis, hedged by its interval."""
+    reference, number = verdict["reference"], verdict["corrected_for"]
+    if verdict["by"] is None:
+        return f"{name}: the change of Avg Gap is undefined because Avg Gap is 0 at {reference}."
+    where = f"{field}={verdict['at']}"
+    text = f"{name}: Avg Gap changes by {verdict['by']:+.1f}% from {reference} to {where}"
+    text += f", the lowest of {number} values" if number > 1 else ""
+    if verdict["interval"] is None:
+        return f"{text}; with one seed there is no interval."
+    low, high = verdict["interval"]
+    corrected = f", corrected for {number} comparisons" if number > 1 else ""
+    decided = verdict["verdict"] in ("lower", "higher")
+    return (
+        f"{text} (95% interval {low:+.1f} to {high:+.1f}{corrected}): "
+        f"{'reliably ' * decided}{verdict['verdict']}."
     )

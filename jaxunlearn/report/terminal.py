@@ -1,6 +1,7 @@
 """The tables on a terminal, and as markdown for a draft or a README."""
 
-from typing import Any, Literal
+from itertools import groupby
+from typing import Literal
 
 from rich import box
 from rich.console import Console
@@ -8,21 +9,22 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from jaxunlearn.metrics.results import Results
 from jaxunlearn.report.sheets import Sheet, make_sheets
 
 
-def print_table(metrics: dict[str, Any], console: Console | None = None) -> None:
-    """Prints the tables, how to read them, and in plain sentences what they say.
+def print_table(report: Results, console: Console | None = None) -> None:
+    """Prints the tables, how to read them, and their verdicts in plain sentences.
 
     Where the console is too narrow, gaps go under their values, and further columns into further
     tables.
 
     Args:
-      metrics: what `metrics.json` holds.
-      console: where to; the standard output if None.
+      report: see `metrics.results`.
+      console: where to print; the standard output if None.
     """
     console = console or Console()
-    for sheet in make_sheets(metrics):
+    for sheet in make_sheets(report):
         parts, narrow = _parts(sheet, console)
         console.print(Text(sheet.title, style="bold"))
         for columns in parts:
@@ -31,14 +33,14 @@ def print_table(metrics: dict[str, Any], console: Console | None = None) -> None
             console.print(Text(line))
 
 
-def markdown_table(metrics: dict[str, Any]) -> str:
+def markdown_table(report: Results) -> str:
     """The same tables as GitHub markdown, with the run's notes.
 
     Args:
-      metrics: what `metrics.json` holds.
+      report: see `metrics.results`.
     """
     parts = []
-    for sheet in make_sheets(metrics):
+    for sheet in make_sheets(report):
         lines = [sheet.header, ["---", *["--:"] * (len(sheet.header) - 1)]]
         for i, row in enumerate(sheet.rows):
             lines.append(
@@ -47,7 +49,7 @@ def markdown_table(metrics: dict[str, Any]) -> str:
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         notes = [note.replace("* marks", "Bold marks") for note in sheet.notes]
         parts += [f"**{sheet.title}**", table, *notes, *sheet.findings]
-    return "\n\n".join([*parts, *(f"Note: {note}" for note in metrics["notes"])]) + "\n"
+    return "\n\n".join([*parts, *(f"Note: {note}" for note in report["notes"])]) + "\n"
 
 
 def _table(sheet: Sheet, columns: list[int], narrow: bool) -> Table:
@@ -75,15 +77,18 @@ def _parts(sheet: Sheet, console: Console) -> tuple[list[list[int]], bool]:
         if _fits(_table(sheet, everything, narrow), console):
             return [everything], narrow
     parts = [[0]]
-    for j in everything[1:]:
-        full = len(parts[-1]) > 1 and not _fits(_table(sheet, [*parts[-1], j], True), console)
-        if full or sheet.header[j] == "FNR":  # what follows is clinical
+    for _, group in groupby(everything[1:], key=lambda j: sheet.groups[j]):
+        columns = list(group)
+        if len(parts[-1]) > 1 and not _fits(_table(sheet, [*parts[-1], *columns], True), console):
             parts.append([0])
-        parts[-1].append(j)
+        for j in columns:  # a group that is too wide for one table goes on in the next
+            if len(parts[-1]) > 1 and not _fits(_table(sheet, [*parts[-1], j], True), console):
+                parts.append([0])
+            parts[-1].append(j)
     return parts, True
 
 
 def _fits(table: Table, console: Console) -> bool:
-    """Whether no line of a cell need be broken."""
+    """Whether no line of a cell needs breaking."""
     unbounded = console.options.update(width=10_000)
     return Measurement.get(console, unbounded, table).maximum <= console.width

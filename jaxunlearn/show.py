@@ -1,6 +1,6 @@
-"""A contact sheet of augmentations: what a scenario does to one's own images.
+"""A contact sheet of augmentations: what a scenario does to your own images.
 
-python -m jaxunlearn.augment.show --config=configs/quickstart.py --out=augment.png
+python -m jaxunlearn.show --config=configs/quickstart.py --out=augment.png
 """
 
 import copy
@@ -11,39 +11,42 @@ import numpy as np
 from absl import app, flags
 from ml_collections import ConfigDict
 
-from jaxunlearn import augment, data, grid, main
 from jaxunlearn import config as config_lib
+from jaxunlearn import grid, main
+from jaxunlearn.augment.build import SCENARIOS, Chain, build_chain
+from jaxunlearn.data.dataset import Dataset
+from jaxunlearn.data.load import load
 from jaxunlearn.errors import UserError
 from jaxunlearn.keys import stage_rng
 
-OUT = flags.DEFINE_string("out", "augment.png", "The file to write, by its ending PNG, PDF, …")
-DRAWS = flags.DEFINE_integer("draws", 10, "Columns: training images, each drawn for anew.", 1)
-SEED = flags.DEFINE_integer("seed", 0, "Draws the images and what is done to them.", 0)
+OUT = flags.DEFINE_string("out", "augment.png", "The file to write: PNG, PDF, … by its ending.")
+DRAWS = flags.DEFINE_integer("draws", 10, "Columns: training images, augmented independently.", 1)
+SEED = flags.DEFINE_integer("seed", 0, "Seeds the choice of images and their augmentation.", 0)
 
 
-def scenarios(config: ConfigDict) -> dict[str, augment.Chain]:
+def scenarios(config: ConfigDict) -> dict[str, Chain]:
     """The rows of the sheet: `none`, then the scenarios of the config, or of its cells if a grid.
 
-    A config without augmentation says nothing of what to show: then they are the papers' seven.
+    A config without augmentation leaves open what to show: then they are the papers' seven.
     """
     cells = grid.cells(config)
     if not any(config_lib.augment_chain(cell.config) for cell in cells):
         config = copy.deepcopy(config)
-        config.axes = (("augment", tuple(augment.SCENARIOS)),)
+        config.axes = (("augment", tuple(SCENARIOS)),)
         cells = grid.cells(config)
     configs = [cell.config for cell in cells]
     named = {grid.value_name(c.augment): config_lib.augment_chain(c) for c in configs}
     return {"none": (), **named}
 
 
-def draw(config: ConfigDict, dataset: data.Dataset, draws: int, seed: int) -> dict[str, np.ndarray]:
+def draw(config: ConfigDict, dataset: Dataset, draws: int, seed: int) -> dict[str, np.ndarray]:
     """Images uint8 `[draws, H, W, C]` by scenario, the same ones in every row.
 
     Args:
       config: which scenarios.
-      dataset: its training images are drawn from.
+      dataset: the source of training images.
       draws: how many of them, of all classes in turn.
-      seed: of the choice of images and of every augmentation.
+      seed: seeds the choice of images and every augmentation.
     """
     train = dataset.train
     order = stage_rng("show", seed).permutation(len(train))
@@ -57,13 +60,13 @@ def draw(config: ConfigDict, dataset: data.Dataset, draws: int, seed: int) -> di
     targets = np.eye(dataset.num_classes, dtype=np.float32)[train.labels[chosen]]
     key = jax.random.key(seed)
     return {
-        name: np.asarray(jax.jit(augment.build_chain(chain))(images, targets, key)[0])
+        name: np.asarray(jax.jit(build_chain(chain))(images, targets, key)[0])
         for name, chain in scenarios(config).items()
     }
 
 
 def save(rows: dict[str, np.ndarray], title: str, path: Path) -> None:
-    """Writes the sheet, a row a scenario."""
+    """Writes the sheet, one row per scenario."""
     from matplotlib.figure import Figure
 
     draws = len(next(iter(rows.values())))
@@ -84,12 +87,12 @@ def save(rows: dict[str, np.ndarray], title: str, path: Path) -> None:
 
 
 def run(argv: list[str]) -> None:
-    """Draws the sheet of the config."""
+    """Makes the sheet of the config."""
     main.no_more(argv)
     config = main.CONFIG.value
     try:
         config_lib.check(config)
-        dataset = data.load(config.data)
+        dataset = load(config.data)
         rows = draw(config, dataset, DRAWS.value, SEED.value)
         save(rows, f"{config.name}: {dataset.name}", Path(OUT.value).expanduser())
     except UserError as error:

@@ -1,13 +1,9 @@
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import toy
-from test_main import ROOT
+from process import ROOT, finish
 
-from jaxunlearn import augment, data
-from jaxunlearn.augment import show
+from jaxunlearn import augment, data, show
 
 
 @pytest.fixture
@@ -58,12 +54,11 @@ def test_columns_are_training_images_of_all_classes_in_turn(config):
     ],
 )
 def test_the_command(tmp_path, flags, code, message):
-    command = [sys.executable, "-m", "jaxunlearn.augment.show"]
-    command += [f"--config={ROOT}/configs/quickstart.py", "--config.data.count=20", *flags]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
-    assert done.returncode == code, done.stderr
-    assert message in (done.stderr if code else done.stdout)
-    assert len((done.stderr or done.stdout).splitlines()) == 1
+    flags = [f"--config={ROOT}/configs/quickstart.py", "--config.data.count=20", *flags]
+    status, out, err = finish(*flags, module="jaxunlearn.show", cwd=tmp_path)
+    assert status == code, err
+    assert message in (err if code else out)
+    assert len((err or out).splitlines()) == 1
     if code == 0:
         assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
     else:

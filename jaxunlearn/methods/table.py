@@ -1,0 +1,97 @@
+"""The table of methods, and how an entry of a config becomes actions."""
+
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from jaxunlearn.data.dataset import Dataset
+from jaxunlearn.methods import (
+    finetune,
+    random_label,
+    retrain,
+    saliency,
+    salun,
+    salun_cra,
+)
+from jaxunlearn.methods.task import Task
+from jaxunlearn.names import is_path, resolve
+from jaxunlearn.rules import Rule
+from jaxunlearn.training.passes import Action
+
+
+class Method(NamedTuple):
+    """A method, as its module defines it.
+
+    Attributes:
+      passes: the method itself: a generator of actions, whose return value is what it claims.
+      defaults: its settings, with those of a mask.
+      rules: what these must keep, by dotted name.
+      check: raises `UserError` where the method does not support a data set or the policies of an
+        augmentation; called before anything is trained.
+      modules: the names of the modules that make it.
+    """
+
+    passes: Callable[[Task, Any], Iterator[Action]]
+    defaults: dict[str, Any]
+    rules: Mapping[str, Rule]
+    check: Callable[[Any, Dataset, Collection[str]], None]
+    modules: tuple[str, ...]
+
+
+def _supports(settings: Any, dataset: Dataset, policies: Collection[str]) -> None:
+    """For methods that support everything."""
+
+
+def from_module(module: ModuleType, passes: str = "passes") -> Method:
+    """A method from its module's `passes`, `DEFAULTS` and, where it has them, `RULES`, `check`."""
+    defaults = getattr(module, "DEFAULTS", {})
+    mask = {**saliency.DEFAULTS, **defaults.get("mask", {})}
+    return Method(
+        getattr(module, passes),
+        {**defaults, "mask": mask},
+        {**getattr(module, "RULES", {}), **saliency.RULES},
+        getattr(module, "check", _supports),
+        (module.__name__,),
+    )
+
+
+METHODS: dict[str, Method] = {
+    "finetune": from_module(finetune),
+    "random_label": from_module(random_label),
+    "retrain": from_module(retrain),
+    "salun": from_module(salun),
+    "salun_cra": from_module(salun_cra),
+}
+
+
+def find(name: str) -> Method:
+    """The method of a name in `METHODS`, or of a path such as "mymethods:passes".
+
+    Raises:
+      UserError: there is none.
+    """
+    found = resolve("method", name, METHODS)
+    if not is_path(name):
+        return found
+    module, _, passes = name.partition(":")
+    return from_module(sys.modules[module], passes)
+
+
+def modules(settings: Any) -> tuple[str, ...]:
+    """The modules that make what an entry's settings ask for."""
+    masking = (saliency.__name__,) if _is_masked(settings) else ()
+    return (*find(settings.method).modules, *masking)
+
+
+def _is_masked(settings: Any) -> bool:
+    return "mask" in settings and settings.mask.ratio < 1
+
+
+def actions(task: Task, settings: Any) -> Iterator[Action]:
+    """The actions of a config's entry: its method, under a mask where it has one."""
+    made = find(settings.method).passes(task, settings)
+    if not _is_masked(settings):
+        return made
+    mask = settings.mask
+    return saliency.masked(made, task, lambda: saliency.saliency_mask(task, mask), mask.compat)

@@ -1,0 +1,286 @@
+"""The table of metrics, and `evaluate`, which fills it in for one model.
+
+A new metric is one row of `METRICS`: its value in `metrics.json`, its interval, its column in the
+tables, its best mark and the note that explains it all follow from the row.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+
+from jaxunlearn.metrics import clinical, privacy, unlearning
+from jaxunlearn.metrics.predictions import Predictions, check
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One model's predictions and how they are to be judged: all that a metric may read.
+
+    Attributes:
+      forget, retain, val, test: predictions on each set.
+      malignant: labels of the malignant classes; empty where there are none.
+      scenarios: pairs of costs (C_FN, C_FP).
+      attack, members: names in `privacy.ATTACKS` and `privacy.MEMBERS`.
+      malignant_rule: a name in `clinical.MALIGNANT_RULES`.
+      seed: names the random stream of metrics that resample.
+    """
+
+    forget: Predictions
+    retain: Predictions
+    val: Predictions
+    test: Predictions
+    malignant: tuple[int, ...]
+    scenarios: tuple[tuple[float, float], ...]
+    attack: str
+    members: str
+    malignant_rule: str
+    seed: int
+
+    @functools.cached_property
+    def truth(self) -> np.ndarray:
+        """Which test examples are malignant, bool `[N]`."""
+        return np.isin(self.test.labels, self.malignant)
+
+    @functools.cached_property
+    def called(self) -> np.ndarray:
+        """Which test examples the model calls malignant, bool `[N]`."""
+        return clinical.called_malignant(self.test.logits, self.malignant, self.malignant_rule)
+
+    @functools.cached_property
+    def counts(self) -> dict[str, int]:
+        """Confusion counts on test."""
+        return clinical.confusion(self.called, self.truth)
+
+    @functools.cached_property
+    def rates(self) -> dict[str, float | None]:
+        """Rates on test, as fractions."""
+        return clinical.rates(self.counts)
+
+    @functools.cached_property
+    def risks(self) -> dict[str, dict[str, float | None]]:
+        """`clinical.risks` and the risk at the cost-optimal threshold, by scenario ("20:1")."""
+        p_val, p_test = (
+            clinical.p_malignant(each.logits, self.malignant) for each in (self.val, self.test)
+        )
+        truth_val = np.isin(self.val.labels, self.malignant)
+        risks = {}
+        for c_fn, c_fp in self.scenarios:
+            row = clinical.risks(self.called, self.truth, c_fn, c_fp)
+            t = clinical.cost_optimal_threshold(p_val, truth_val, c_fn, c_fp)
+            row["threshold"] = t
+            row["risk_at_threshold"] = (
+                None
+                if t is None
+                else float(clinical.costs(p_test >= t, self.truth, c_fn, c_fp).mean())
+            )
+            risks[f"{c_fn:g}:{c_fp:g}"] = row
+        return risks
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """One row of `METRICS`, whose key names the value in `metrics.json`.
+
+    Attributes:
+      fn: the value of a case: a number, a dict of numbers by scenario, or None where undefined. A
+        row without one describes a value that is not a function of predictions alone.
+      header: of its column in the tables; a row without one has no column. A value by scenario has
+        a column per scenario.
+      unit: of the value as shown.
+      digits: decimals shown.
+      scale: what the value is multiplied by to be shown in its unit.
+      better: which value is best. "closest to retrained" also gives the value a gap.
+      wilson_over: of a proportion, the examples that it is a share of ("forget", "retain", "val",
+        "test", and "malignant" or "benign" of test): one seed then has a Wilson interval.
+      group: columns of a group stay together, where a narrow terminal breaks the table. Rows of the
+        group "clinical" are computed where some class is malignant.
+      note: explains the column; if empty, "HEADER in UNIT". It may hold {attack} and {first} (a
+        grid's first value). A row with a note but no header is explained in a note of its own,
+        with {low} and {high}, its range over the models.
+      trivial: the values of the answers "always benign" and "always malignant", or the keys of
+        these values.
+    """
+
+    fn: Callable[[Case], Any] | None = None
+    header: str = ""
+    unit: str = "%"
+    digits: int = 2
+    scale: float = 1.0
+    better: Literal["closest to retrained", "lower", "higher"] | None = None
+    wilson_over: str | None = None
+    group: str = "unlearning"
+    note: str = ""
+    trivial: tuple[float, float] | tuple[str, str] | None = None
+
+
+def _mia_spread(case: Case) -> float | None:
+    """`privacy.mia_spread`, which is known of the threshold attack only."""
+    if case.attack != "threshold":
+        return None
+    return privacy.mia_spread(case.forget, case.retain, case.test, case.seed)
+
+
+def _sizes(case: Case) -> dict[str, int]:
+    """The number of examples in each set."""
+    return {name: len(getattr(case, name).labels) for name in ("forget", "retain", "val", "test")}
+
+
+def _rate(name: str, over: str | None = None, **row: Any) -> Metric:
+    """The row of one of `clinical.rates`: stored as a fraction, shown in %."""
+    return Metric(
+        lambda case: case.rates[name], scale=100, wilson_over=over, group="clinical", **row
+    )
+
+
+def _risk(name: str, **row: Any) -> Metric:
+    """The row of one of the values in `Case.risks`."""
+    return Metric(
+        lambda case: {scenario: risks[name] for scenario, risks in case.risks.items()},
+        unit="cost per test image",
+        digits=3,
+        group="clinical",
+        **row,
+    )
+
+
+METRICS: dict[str, Metric] = {
+    "UA": Metric(
+        # UA = 1 − acc(forget)
+        lambda case: unlearning.error(case.forget),
+        "UA",
+        better="closest to retrained",
+        wilson_over="forget",
+    ),
+    "RA": Metric(
+        lambda case: unlearning.accuracy(case.retain),
+        "RA",
+        better="closest to retrained",
+        wilson_over="retain",
+    ),
+    "TA": Metric(
+        lambda case: unlearning.accuracy(case.test),
+        "TA",
+        better="closest to retrained",
+        wilson_over="test",
+    ),
+    "MIA": Metric(
+        lambda case: privacy.mia(case.forget, case.retain, case.test, case.attack, case.members),
+        "MIA",
+        better="closest to retrained",
+        note="MIA in % ({attack} attack)",
+    ),
+    "MIA_spread": Metric(
+        _mia_spread,
+        unit="percentage points",
+        digits=1,
+        note="MIA depends on which examples the attack learns from: over resamples of these its "
+        "standard deviation is {low} to {high} percentage points (MIA_spread in metrics.json).",
+    ),
+    "n": Metric(_sizes, unit="examples"),
+    # compared with retrained by `results.assemble`
+    "avg_gap": Metric(
+        header="Avg Gap",
+        unit="percentage points",
+        better="lower",
+        note="in parentheses, the absolute difference from retrained; Avg Gap is their mean over "
+        + ", ".join(unlearning.AVG_GAP),
+    ),
+    # of a grid's cells, by `results.merge`
+    "avg_gap_change": Metric(
+        header="Change %",
+        digits=1,
+        better="lower",
+        note="Change %: change of Avg Gap from {first} (ratio of the means over seeds), where "
+        "below 0 is closer to retrained",
+    ),
+    "counts": Metric(lambda case: case.counts, unit="examples", group="clinical"),
+    "sensitivity": _rate("sensitivity", "malignant"),
+    "specificity": _rate("specificity", "benign"),
+    "fnr": _rate("fnr", "malignant", header="FNR", better="lower", trivial=(1.0, 0.0)),
+    "fpr": _rate("fpr", "benign", header="FPR", better="lower", trivial=(0.0, 1.0)),
+    "ppv": _rate("ppv"),
+    "npv": _rate("npv"),
+    "balanced_accuracy": _rate("balanced_accuracy"),
+    "auroc": Metric(
+        lambda case: clinical.auroc(
+            clinical.p_malignant(case.test.logits, case.malignant), case.truth
+        ),
+        unit="fraction",
+        group="clinical",
+    ),
+    "risk": _risk(
+        "risk",
+        header="Risk",
+        better="lower",
+        note="Risk: cost per test image at costs C_FN:C_FP",
+        trivial=("risk_treat_none", "risk_treat_all"),
+    ),
+    "risk_malignant": _risk("risk_malignant"),
+    "risk_benign": _risk("risk_benign"),
+    "risk_gap": _risk("risk_gap"),
+    "risk_treat_none": _risk("risk_treat_none"),
+    "risk_treat_all": _risk("risk_treat_all"),
+    "risk_ratio": _risk("risk_ratio"),
+    "threshold": _risk("threshold"),
+    "risk_at_threshold": _risk("risk_at_threshold"),
+    # measured while training
+    "RTE": Metric(
+        header="RTE",
+        unit="seconds",
+        digits=1,
+        better="lower",
+        group="cost",
+        note="RTE in seconds, excluding compilation",
+    ),
+    "compile_seconds": Metric(unit="seconds", digits=1, group="cost"),
+}
+
+
+def closest() -> list[str]:
+    """The metrics that are best closest to retrained's, which therefore have a gap."""
+    return [key for key, metric in METRICS.items() if metric.better == "closest to retrained"]
+
+
+def evaluate(
+    predictions: dict[str, Predictions],
+    *,
+    malignant: tuple[int, ...],
+    scenarios: tuple[tuple[float, float], ...],
+    attack: str,
+    members: str,
+    malignant_rule: str,
+    seed: int,
+) -> dict[str, Any]:
+    """A model's values that need no other model. Undefined values are None (JSON has no NaN).
+
+    Args:
+      predictions: by set: forget, retain, val, test.
+      malignant: labels of the malignant classes; if empty, the clinical values are left out.
+      scenarios: pairs of costs (C_FN, C_FP).
+      attack: a name in `privacy.ATTACKS`.
+      members: a name in `privacy.MEMBERS`.
+      malignant_rule: a name in `clinical.MALIGNANT_RULES`.
+      seed: draws the resamples that `MIA_spread` is computed over.
+
+    Returns:
+      The value of each row of `METRICS` that has a function. UA, RA, TA and MIA in percent, `n`
+      (sizes of the sets) and, on test, confusion counts, rates as fractions and risks in cost per
+      example by scenario.
+
+    Raises:
+      UserError: predictions of wrong shape or not finite, or an unknown name.
+    """
+    forget, retain, val, test = (
+        check(name, predictions[name]) for name in ("forget", "retain", "val", "test")
+    )
+    case = Case(
+        forget, retain, val, test, malignant, scenarios, attack, members, malignant_rule, seed
+    )
+    return {
+        key: metric.fn(case)
+        for key, metric in METRICS.items()
+        if metric.fn and (malignant or metric.group != "clinical")
+    }

@@ -1,0 +1,413 @@
+"""Results: the schema of `metrics.json`, and how it is built from judged models and read back.
+
+The file holds a `Report` of one experiment or, where it has "cells", a `Grid` of them. Values are
+dicts whose keys and units are those of `evaluate.METRICS`, and besides:
+
+    seed             of every model's training
+    gaps             absolute differences from retrained, by metric
+    avg_gap          their mean over UA, RA, TA and MIA, in percentage points
+    fn_change        false negatives on test, minus the reference model's
+    fp_change        false positives on test, minus the reference model's
+    false_negatives  `clinical.FalseNegatives`, against the reference model
+    claims           what the method claims of its own result, such as {"epsilon": 1.0}
+
+`gaps` and `avg_gap` are there only if there is a retrained model. An undefined value is None.
+"""
+
+import copy
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, NotRequired, TypedDict, cast, final
+
+import numpy as np
+
+from jaxunlearn.errors import UserError
+from jaxunlearn.metrics import clinical, statistics, unlearning, verdicts
+from jaxunlearn.metrics.evaluate import METRICS, closest
+from jaxunlearn.metrics.predictions import Predictions
+
+# Raised whenever a key is renamed, removed or changes its meaning; 1 was the layout without it.
+SCHEMA = 2
+
+# Models to compare methods with, the best reference first.
+RETRAINED, ORIGINAL = "retrained", "original"
+REFERENCES = (RETRAINED, ORIGINAL)
+
+# Not meaningful to average over seeds.
+NOT_AVERAGED = ("seed", "p_value", "claims")
+
+Values = dict[str, Any]
+
+
+class ModelVerdicts(TypedDict):
+    """A method's verdicts.
+
+    Attributes:
+      false_negatives: where some class is malignant, and there is a reference model.
+    """
+
+    false_negatives: NotRequired[verdicts.FalseNegativesVerdict]
+
+
+class Model(TypedDict):
+    """One model of every seed.
+
+    Attributes:
+      per_seed: its values, in the order of the report's seeds.
+      mean: over seeds, nested as the values are.
+      interval: `[low, high]` of 95%, nested as the values are: t intervals over several seeds;
+        with one seed, Wilson intervals of the proportions.
+      verdicts: of a method; a reference model has none.
+    """
+
+    per_seed: list[Values]
+    mean: Values
+    interval: Values
+    verdicts: NotRequired[ModelVerdicts]
+
+
+class Base(TypedDict):
+    """The part that the results of an experiment and of a grid share.
+
+    Attributes:
+      schema: the version of this layout (`SCHEMA`).
+      name: the experiment's.
+      seeds: of the models, in the order of `per_seed`.
+      versions: of Python and of the packages, by name.
+      device: number, platform and kind.
+      notes: warnings about the data and the split, in sentences.
+    """
+
+    schema: int
+    name: str
+    seeds: list[int]
+    versions: dict[str, str]
+    device: str
+    notes: list[str]
+
+
+class Experiment(Base):
+    """An experiment's results.
+
+    Attributes:
+      dataset: name, num_classes, class_names, malignant (labels), licence, synthetic, the sizes of
+        train, val and test, and fingerprint.
+      split: the sizes of forget and retain, and fingerprint.
+      attack: the name of the attack that MIA is by.
+      reference: the model that methods are compared with: "retrained", without one "original",
+        None if there is neither.
+      models: by name; reference models first.
+      worse_than_trivial: by cost scenario; empty where no class is malignant.
+    """
+
+    dataset: dict[str, Any]
+    split: dict[str, Any]
+    attack: str
+    reference: str | None
+    models: dict[str, Model]
+    worse_than_trivial: dict[str, verdicts.TrivialVerdict]
+
+
+@final
+class Report(Experiment):
+    """The results of one experiment."""
+
+
+@final
+class Cell(Experiment):
+    """An experiment of a grid.
+
+    Attributes:
+      point: the values of the axes' fields.
+      labels: these values as tables and figures name them.
+      folder: of the cell's own results, relative to the grid's.
+    """
+
+    point: dict[str, Any]
+    labels: dict[str, str]
+    folder: str
+
+
+class Comparison(TypedDict):
+    """The cells of a grid that differ in its first axis only.
+
+    Attributes:
+      labels: of the values that they share, by field.
+      cells: positions in the grid's `cells`, the reference first.
+      verdicts: by method, on its lowest Avg Gap; empty without retrained, or other values.
+    """
+
+    labels: dict[str, str]
+    cells: list[int]
+    verdicts: dict[str, verdicts.GapVerdict]
+
+
+@final
+class Grid(Base):
+    """The results of a grid.
+
+    Attributes:
+      axes: pairs of a field and its values; the first value of the first axis is the reference.
+      cells: one per combination, the last axis fastest. Means and intervals of cells that have an
+        `avg_gap` also have `avg_gap_change`, in percent of the reference's.
+      comparisons: of the cells along the first axis.
+    """
+
+    axes: list[list[Any]]
+    cells: list[Cell]
+    comparisons: list[Comparison]
+
+
+Results = Report | Grid
+
+
+class Judged(NamedTuple):
+    """One model of one seed.
+
+    Attributes:
+      values: `evaluate.evaluate`'s, and "seed", "RTE", "compile_seconds"; "claims" where the method
+        makes any.
+      test: its predictions on test.
+    """
+
+    values: Values
+    test: Predictions
+
+
+class Point(NamedTuple):
+    """Where an experiment lies in a grid; the attributes are those of `Cell`."""
+
+    values: dict[str, Any]
+    labels: dict[str, str]
+    folder: str
+
+
+def assemble(
+    header: Mapping[str, Any],
+    names: Sequence[str],
+    judged: Mapping[str, Sequence[Judged]],
+    *,
+    malignant: tuple[int, ...],
+    malignant_rule: str,
+) -> Report:
+    """The results of an experiment: comparisons, means, intervals and verdicts.
+
+    Args:
+      header: name, dataset, split, seeds, versions, device, attack and notes: see `Report`.
+      names: the models', in the order of the tables.
+      judged: by name, one per seed in the order of `header["seeds"]`.
+      malignant: labels of the malignant classes.
+      malignant_rule: a name in `clinical.MALIGNANT_RULES`.
+
+    Raises:
+      UserError: two models' predictions are not on the same test set.
+    """
+    reference = next((name for name in REFERENCES if name in names), None)
+    models: dict[str, Model] = {}
+    for name in names:
+        per_seed = [dict(each.values) for each in judged[name]]
+        if reference:
+            for i, (one, other) in enumerate(zip(judged[name], judged[reference], strict=True)):
+                per_seed[i] = compare(one.values, other.values, gaps=reference == RETRAINED)
+                if malignant and name != reference:
+                    per_seed[i]["false_negatives"] = clinical.compare_false_negatives(
+                        one.test, other.test, malignant, malignant_rule
+                    )
+        mean, interval = summarise(per_seed)
+        models[name] = {"per_seed": per_seed, "mean": mean, "interval": interval}
+    methods = [name for name in names if name not in REFERENCES]
+    for name in methods:
+        models[name]["verdicts"] = {}
+    if reference and malignant:
+        found = {name: [v["false_negatives"] for v in models[name]["per_seed"]] for name in methods}
+        for name, verdict in verdicts.false_negatives(found, reference).items():
+            models[name]["verdicts"]["false_negatives"] = verdict
+    means = {name: model["mean"] for name, model in models.items()}
+    report = {
+        "schema": SCHEMA,
+        **header,
+        "reference": reference,
+        "models": models,
+        "worse_than_trivial": verdicts.trivial(means) if malignant else {},
+    }
+    return cast(Report, report)
+
+
+def compare(values: Values, reference: Values, *, gaps: bool = True) -> Values:
+    """The values with their differences from a reference model's.
+
+    Args:
+      values: of `evaluate.evaluate`.
+      reference: the reference model's.
+      gaps: whether that is retrained, so that `gaps` and `avg_gap` are added. Where there are
+        confusion counts, `fn_change` and `fp_change` always are.
+    """
+    values = dict(values)
+    if gaps:
+        values["gaps"] = unlearning.gaps(
+            values, reference, [name for name in closest() if name in values]
+        )
+        # Avg Gap = mean over UA, RA, TA, MIA of |value − retrained's value|
+        values["avg_gap"] = sum(values["gaps"][name] for name in unlearning.AVG_GAP) / len(
+            unlearning.AVG_GAP
+        )
+    if "counts" in values:
+        for name in ("fn", "fp"):
+            values[f"{name}_change"] = values["counts"][name] - reference["counts"][name]
+    return values
+
+
+def summarise(per_seed: Sequence[Values]) -> tuple[Values, Values]:
+    """Mean and 95% interval `[low, high]` of every value over seeds, nested as the values are.
+
+    Several seeds: t intervals over seeds. One seed, whose spread over seeds is unknown: Wilson
+    intervals over examples, of the metrics that name the examples that they are a share of. A value
+    that is None for any seed has None for both.
+    """
+    mean = _reduce(per_seed, lambda values: float(np.mean(values)))
+    if len(per_seed) > 1:
+        return mean, _reduce(per_seed, lambda values: list(statistics.t_interval(values)))
+    return mean, _wilson_intervals(per_seed[0])
+
+
+def _reduce(per_seed: Sequence[Values], reduce: Callable[[list[float]], Any]) -> Values:
+    """One dict of the seeds' dicts: `reduce` of each numeric leaf."""
+    reduced: Values = {}
+    for name, first in per_seed[0].items():
+        if name in NOT_AVERAGED:
+            continue
+        values = [entry[name] for entry in per_seed]
+        if isinstance(first, dict):
+            reduced[name] = _reduce(values, reduce)
+        elif any(value is None for value in values):
+            reduced[name] = None
+        elif isinstance(first, int | float):
+            reduced[name] = reduce(values)
+    return reduced
+
+
+def _wilson_intervals(values: Values) -> Values:
+    """Wilson intervals of one seed's proportions."""
+    sizes = dict(values["n"])
+    if "counts" in values:
+        counts = values["counts"]
+        sizes |= {"malignant": counts["tp"] + counts["fn"], "benign": counts["tn"] + counts["fp"]}
+    intervals: Values = {}
+    for key, metric in METRICS.items():
+        if metric.wilson_over is None or key not in values:
+            continue
+        n, value, interval = sizes[metric.wilson_over], values[key], None
+        if value is not None:
+            whole = 100 / metric.scale  # what is stored where the proportion is 1
+            bounds = statistics.wilson(round(value / whole * n), n)
+            interval = bounds and [whole * bound for bound in bounds]
+        intervals[key] = interval
+    return intervals
+
+
+def merge(
+    name: str,
+    axes: Sequence[Sequence[Any]],
+    points: Sequence[Point],
+    reports: Sequence[Report],
+) -> Grid:
+    """The results of a grid from those of its cells, which are left as they are.
+
+    The mean and interval of each model get `avg_gap_change`: the change of Avg Gap in percent
+    against the same model at the first value of the first axis, other settings equal. It is None
+    there, for retrained, and where the reference's Avg Gap is 0. Without retrained there is none.
+
+    Args:
+      name: the grid's.
+      axes: pairs of a field and its values.
+      points: one per cell.
+      reports: each cell's results.
+    """
+    cells = [
+        cast(
+            Cell,
+            {
+                "point": point.values,
+                "labels": point.labels,
+                "folder": point.folder,
+                **copy.deepcopy(report),
+            },
+        )
+        for point, report in zip(points, reports, strict=True)
+    ]
+    grid = {
+        "schema": SCHEMA,
+        "name": name,
+        "axes": [[field, list(values)] for field, values in axes],
+        "seeds": reports[0]["seeds"],
+        "versions": reports[0]["versions"],
+        "device": reports[0]["device"],
+        "notes": list(dict.fromkeys(note for report in reports for note in report["notes"])),
+        "cells": cells,
+        "comparisons": [_comparison(cells, positions) for positions in _along_first_axis(cells)],
+    }
+    return cast(Grid, grid)
+
+
+def _along_first_axis(cells: Sequence[Cell]) -> list[list[int]]:
+    """The positions of cells that differ in the first axis only, its first value first."""
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for i, cell in enumerate(cells):
+        groups.setdefault(tuple(cell["labels"].values())[1:], []).append(i)
+    return list(groups.values())
+
+
+def _comparison(cells: Sequence[Cell], positions: list[int]) -> Comparison:
+    """One comparison along the first axis; adds its changes of Avg Gap to the cells."""
+    first, *others = group = [cells[i] for i in positions]
+    field, *rest = first["labels"]
+    found: dict[str, verdicts.GapVerdict] = {}
+    if all(cell["reference"] == RETRAINED for cell in group):
+        for cell in group:
+            for name, model in cell["models"].items():
+                change: tuple[Any, Any] = None, None
+                if cell is not first and name != RETRAINED:
+                    change = verdicts.gap_change(avg_gaps(cell, name), avg_gaps(first, name))
+                model["mean"]["avg_gap_change"], model["interval"]["avg_gap_change"] = change
+        for name in first["models"]:
+            if others and name not in REFERENCES:
+                found[name] = verdicts.lowest_gap(
+                    {cell["labels"][field]: avg_gaps(cell, name) for cell in group}
+                )
+    labels = {each: first["labels"][each] for each in rest}
+    return {"labels": labels, "cells": positions, "verdicts": found}
+
+
+def avg_gaps(cell: Experiment, name: str) -> list[float]:
+    """A model's Avg Gap in each seed, in percentage points."""
+    return [values["avg_gap"] for values in cell["models"][name]["per_seed"]]
+
+
+def load(folder: str | Path) -> Results:
+    """Reads the results back from a finished run's folder.
+
+    Args:
+      folder: the run's `--workdir`, which holds `metrics.json`.
+
+    Raises:
+      UserError: there are no results, or they are of another schema.
+    """
+    path = Path(folder).expanduser() / "metrics.json"
+    try:
+        results = json.loads(path.read_text())
+        found = results.get("schema", 1)
+    except OSError as error:
+        raise UserError(
+            f"no results at {path} ({error.strerror}); give the --workdir of a finished run"
+        ) from error
+    except (ValueError, AttributeError) as error:
+        raise UserError(
+            f"{path} is damaged; rerun the command of that run, which keeps its trained models"
+        ) from error
+    if found != SCHEMA:
+        raise UserError(
+            f"{path} has schema {found!r}; allowed: {SCHEMA}; rerun the command of that run, or "
+            "read it with the version of jaxunlearn that wrote it"
+        )
+    return results

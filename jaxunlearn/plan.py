@@ -1,0 +1,124 @@
+"""The plan: from a config to experiments, with all that can be wrong found before any training."""
+
+from typing import NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxunlearn import config as config_lib
+from jaxunlearn.augment.build import build_chain
+from jaxunlearn.data import forget
+from jaxunlearn.data.dataset import Dataset
+from jaxunlearn.data.load import load
+from jaxunlearn.errors import UserError
+from jaxunlearn.grid import Cell, cells
+from jaxunlearn.methods.table import find
+from jaxunlearn.models.build import build
+from jaxunlearn.trained import Recipe
+from jaxunlearn.training.step import Setup
+
+
+class Experiment(NamedTuple):
+    """One experiment: settings that were checked, data, and the split that they ask for.
+
+    Attributes:
+      cell: its point in the grid, and its config.
+      dataset: the data.
+      split: what to forget and what to retain.
+      notes: what a reader of the results must know of the split.
+    """
+
+    cell: Cell
+    dataset: Dataset
+    split: forget.Split
+    notes: list[str]
+
+    def recipes(self, seed: int) -> dict[str, Recipe]:
+        """The recipes of a seed's models by name: original, retrained, and one for each method."""
+        config = self.cell.config
+        everything = np.arange(len(self.dataset.train))
+        train = ConfigDict({"method": "retrain", **config.train.to_dict()})
+        whole = forget.Split(everything[:0], everything)
+        original = self._recipe("original", seed, train, whole, None)
+        recipes = {"original": original}
+        if config.retrained:
+            recipes["retrained"] = self._recipe("retrained", seed, train, self.split, None)
+        for name, settings in config.methods.items():
+            recipes[name] = self._recipe(name, seed, settings, self.split, original)
+        return recipes
+
+    def _recipe(
+        self,
+        name: str,
+        seed: int,
+        settings: ConfigDict,
+        split: forget.Split,
+        parent: Recipe | None,
+    ) -> Recipe:
+        config = self.cell.config
+        chain = config_lib.augment_chain(config)
+        model = config.model.to_dict()
+        return Recipe(
+            name=name,
+            seed=seed,
+            settings=settings,
+            dataset=self.dataset,
+            split=split,
+            parent=parent,
+            setup=Setup(
+                model=build(num_classes=self.dataset.num_classes, **model),
+                augment=build_chain(chain),
+                mean=tuple(config.data.mean),
+                std=tuple(config.data.std),
+                batch_size=settings.batch_size,
+                optimizer=settings.optimizer,
+                momentum=settings.momentum,
+                weight_decay=settings.weight_decay,
+            ),
+            model=model,
+            chain=chain,
+        )
+
+
+def make(config: ConfigDict, num_devices: int) -> list[Experiment]:
+    """The experiments that a config asks for.
+
+    Raises:
+      UserError: a setting, the data or the forget request is invalid, or they do not fit together.
+    """
+    config_lib.check(config)
+    datasets: dict[str, Dataset] = {}
+    experiments = []
+    for cell in cells(config):
+        config_lib.check(cell.config)
+        source = cell.config.data.to_json()
+        if source not in datasets:
+            datasets[source] = load(cell.config.data)
+        dataset = datasets[source]
+        check_fit(cell.config, dataset, num_devices)
+        split, notes = forget.resolve(cell.config.forget, dataset)
+        experiments.append(Experiment(cell, dataset, split, notes))
+    return experiments
+
+
+def check_fit(config: ConfigDict, dataset: Dataset, num_devices: int) -> None:
+    """Raises where settings that are right for themselves do not fit the data or the devices."""
+    channels = dataset.train.images.shape[-1]
+    allowed = "1 number for images with 1 channel"
+    if channels > 1:
+        allowed = f"1 or {channels} numbers for images with {channels} channels"
+    for field in ("mean", "std"):
+        given = config.data[field]
+        if len(given) not in (1, channels):
+            raise UserError(f"config.data.{field} must be {allowed}, got {given}")
+    policies = [policy for policy, _ in config_lib.augment_chain(config)]
+    sizes = {"train": config.train.batch_size}
+    for name, settings in config.methods.items():
+        find(settings.method).check(settings, dataset, policies)
+        sizes[f"methods.{name}"] = settings.batch_size
+    for section, size in sizes.items():
+        if size % num_devices:
+            raise UserError(
+                f"config.{section}.batch_size must be a multiple of {num_devices} on "
+                f"{num_devices} devices, got {size}"
+            )

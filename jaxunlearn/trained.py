@@ -1,0 +1,243 @@
+"""A trained model by its recipe: from the store, or made now and put there."""
+
+import dataclasses
+import functools
+import shutil
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jax
+import numpy as np
+from flax.errors import FlaxError
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from jaxunlearn import closure, devices
+from jaxunlearn.data.dataset import Dataset
+from jaxunlearn.data.forget import Split
+from jaxunlearn.errors import UserError, one_line
+from jaxunlearn.methods.table import actions, modules
+from jaxunlearn.methods.task import Task
+from jaxunlearn.models.build import module_of
+from jaxunlearn.report.progress import progress
+from jaxunlearn.store import Checkpoints, Store, load_tree, make_key, read_meta, read_npz, save_tree
+from jaxunlearn.training.loop import DivergedError, Result, run
+from jaxunlearn.training.passes import Variables
+from jaxunlearn.training.programs import Programs
+from jaxunlearn.training.step import Bench, Setup, fresh
+from jaxunlearn.training.sweep import predict
+
+SETS = ("train", "val", "test")
+# What makes a model whatever its architecture and method; all that these import counts too.
+MAKING = ("jaxunlearn.training.loop", "jaxunlearn.training.sweep", "jaxunlearn.augment.policies")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """All that makes a trained model what it is.
+
+    Attributes:
+      name: what results call it; the only field that changes nothing.
+      seed: the run's seed.
+      settings: the method and its settings, with the optimizer's.
+      dataset: the data.
+      split: which training examples to forget and which to retain.
+      parent: the recipe of the model to start from; None: fresh parameters.
+      setup: model, augmentation, normalisation and optimizer, as every step has them.
+      model: the settings that `setup.model` was built from.
+      chain: the policies that `setup.augment` was built from.
+    """
+
+    name: str
+    seed: int
+    settings: ConfigDict
+    dataset: Dataset
+    split: Split
+    parent: "Recipe | None"
+    setup: Setup
+    model: dict[str, Any]
+    chain: Any
+
+    @functools.cached_property
+    def fields(self) -> dict[str, Any]:
+        """What the store's key is a hash of."""
+        code = closure.fingerprint(
+            (*MAKING, *modules(self.settings), module_of(self.model["name"]))
+        )
+        return {
+            "data": self.dataset.fingerprint,
+            "split": self.split.fingerprint,
+            "mean": self.setup.mean,
+            "std": self.setup.std,
+            "model": self.model,
+            "augment": self.chain,
+            "method": self.settings.to_dict(),
+            "seed": self.seed,
+            "parent": None if self.parent is None else self.parent.key,
+            "code": code,
+        }
+
+    @functools.cached_property
+    def key(self) -> str:
+        """The store's key."""
+        return make_key(self.fields)
+
+    @property
+    def stage(self) -> str:
+        """Names the random streams of training."""
+        return "train" if self.parent is None else "unlearn"
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A trained model in the store."""
+
+    key: str
+    path: Path
+
+    def variables(self) -> Variables:
+        """The model's variables, as numpy arrays."""
+        return load_tree(self.path / "variables")
+
+    def logits(self) -> dict[str, np.ndarray]:
+        """Its logits float32 `[N, num_classes]` by set: train, val, test."""
+        return read_npz(self.path / "logits.npz")
+
+    def meta(self) -> dict[str, Any]:
+        """Its seconds, history, claims and the fields of its key."""
+        return read_meta(self.path)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+    """Makes models, or finds them in the store.
+
+    Attributes:
+      programs: compiled programs, kept from model to model.
+      store: where models are kept.
+      console: where progress is shown.
+      checkpoint_every: passes between two points to resume from.
+      predict_batch: batch size of predictions.
+      diverged: the folder for the last finite parameters of a run that diverged.
+    """
+
+    programs: Programs
+    store: Store
+    console: Console
+    checkpoint_every: int
+    predict_batch: int
+    diverged: Path
+
+    @functools.cached_property
+    def _images(self) -> dict[str, jax.Array]:
+        return {}
+
+    @functools.cached_property
+    def _obtained(self) -> dict[str, Trained]:
+        return {}
+
+    def images(self, dataset: Dataset) -> jax.Array:
+        """The training images on the devices; those of one data set at a time."""
+        if dataset.fingerprint not in self._images:
+            self._images.clear()
+            placed = devices.replicate(dataset.train.images, self.programs.mesh)
+            self._images[dataset.fingerprint] = placed
+        return self._images[dataset.fingerprint]
+
+    def obtain(self, recipe: Recipe) -> Trained:
+        """The model of a recipe, and first that of its parent.
+
+        Raises:
+          UserError: training diverged, or the user's own module fails.
+        """
+        if recipe.key not in self._obtained:
+            self._obtained[recipe.key] = self._find_or_make(recipe)
+        return self._obtained[recipe.key]
+
+    def _find_or_make(self, recipe: Recipe) -> Trained:
+        """The stored model, verified, or a new one."""
+        checkpoints = Checkpoints(self.store, recipe.key, self.checkpoint_every)
+        path = self.store.get(recipe.key)
+        if path is not None:
+            checkpoints.clear()  # left where a run was killed at the very end
+            label = f"seed {recipe.seed} · {recipe.name}: in the store"
+            self.console.print(label, highlight=False)
+            return Trained(recipe.key, path)
+        bench = Bench(recipe.setup, self.images(recipe.dataset), self.programs)
+        result = self._train(recipe, bench, checkpoints)
+        logits = self._predict(recipe, bench, result)
+        meta = {
+            "key": recipe.key,
+            "fields": recipe.fields,
+            "seconds": result.seconds,
+            "compile_seconds": result.compile_seconds,
+            "history": result.history,
+            "claims": result.claims,
+        }
+        path = self.store.put(
+            recipe.key,
+            meta=meta,
+            trees={"variables": jax.device_get(result.variables)},
+            arrays={"logits": logits},
+        )
+        checkpoints.clear()
+        return Trained(recipe.key, path)
+
+    def _train(self, recipe: Recipe, bench: Bench, checkpoints: Checkpoints) -> Result:
+        """Runs the recipe's method, from its last checkpoint if it has one."""
+        parent = recipe.parent
+        start = fresh(bench, recipe.seed) if parent is None else self.obtain(parent).variables()
+        dataset, split = recipe.dataset, recipe.split
+        task = Task(
+            forget=split.forget,
+            retain=split.retain,
+            labels=dataset.train.labels,
+            num_classes=dataset.num_classes,
+            malignant=dataset.malignant,
+            val=dataset.val,
+            seed=recipe.seed,
+            original=start,
+            bench=bench,
+        )
+        resume = checkpoints.latest()
+        if resume is not None:
+            passes = len(resume.history)
+            self.console.print(f"resumed after epoch {passes}", highlight=False)
+        with progress(self.console, f"seed {recipe.seed} · {recipe.name}") as update:
+            try:
+                return run(
+                    actions(task, recipe.settings),
+                    start,
+                    bench,
+                    stage=recipe.stage,
+                    seed=recipe.seed,
+                    progress=update,
+                    resume=resume,
+                    checkpoint=checkpoints.save,
+                )
+            except DivergedError as error:
+                self._fail(recipe, error, error.variables)
+            except FlaxError as error:  # a user's own module
+                raise UserError(
+                    f"{recipe.name}, seed {recipe.seed}: the model fails: {one_line(error)}"
+                ) from error
+
+    def _predict(self, recipe: Recipe, bench: Bench, result: Result) -> dict[str, np.ndarray]:
+        """The model's logits on every set."""
+        logits = {}
+        for which in SETS:
+            images = bench.images if which == "train" else getattr(recipe.dataset, which).images
+            logits[which] = predict(result.variables, images, bench, self.predict_batch)
+        if not all(np.isfinite(values).all() for values in logits.values()):
+            problem = "its logits are not finite; try a lower learning rate"
+            self._fail(recipe, problem, jax.device_get(result.variables))
+        return logits
+
+    def _fail(self, recipe: Recipe, problem: object, variables: Variables) -> NoReturn:
+        """Keeps the last finite parameters and says where."""
+        path = self.diverged / f"{recipe.name}-seed{recipe.seed}"
+        shutil.rmtree(path, ignore_errors=True)
+        save_tree(path, variables)
+        raise UserError(
+            f"{recipe.name}, seed {recipe.seed}: {problem}; the last finite parameters: {path}"
+        )

@@ -1,0 +1,73 @@
+"""Links of an update: what a pass does to the gradient, or to the parameters after the step.
+
+`Pass.before` and `Pass.after` are tuples of links, applied in order. A mask is the last of `after`,
+so that neither momentum nor weight decay nor noise moves a frozen weight.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxunlearn.training.passes import Link
+
+
+def _keep(value: Any, params: Any, mask: Any, key: jax.Array) -> Any:
+    return jax.tree.map(jnp.where, mask, value, params)
+
+
+def _only(gradient: Any, params: Any, mask: Any, key: jax.Array) -> Any:
+    return jax.tree.map(lambda g, m: jnp.where(m, g, 0), gradient, mask)
+
+
+def keep(mask: Any, gradient: bool = False) -> Link:
+    """Only what the mask marks may change: a link after the update.
+
+    Args:
+      mask: booleans shaped like the parameters; True = may change.
+      gradient: True: a link before the optimizer that zeroes the gradient elsewhere, so that weight
+        decay and momentum still move the weights there.
+    """
+    return Link(_only if gradient else _keep, mask)
+
+
+def _clip_norm(value: Any, params: Any, most: jax.Array, key: jax.Array) -> Any:
+    factor = jnp.minimum(1.0, most / jnp.maximum(optax.tree.norm(value), 1e-30))
+    return jax.tree.map(lambda v: v * factor, value)
+
+
+def clip_norm(most: float) -> Link:
+    """Scales the gradient, or the parameters, down to a global 2-norm of at most `most`."""
+    return Link(_clip_norm, np.float32(most))
+
+
+def _add_noise(value: Any, params: Any, sigma: jax.Array, key: jax.Array) -> Any:
+    leaves, structure = jax.tree.flatten(value)
+    keys = jax.random.split(key, len(leaves))
+    noisy = [
+        leaf + sigma * jax.random.normal(k, leaf.shape, leaf.dtype)
+        for leaf, k in zip(leaves, keys, strict=True)
+    ]
+    return jax.tree.unflatten(structure, noisy)
+
+
+def add_noise(sigma: float) -> Link:
+    """Adds Gaussian noise of standard deviation `sigma` to every entry."""
+    return Link(_add_noise, np.float32(sigma))
+
+
+def _shrink_to(value: Any, params: Any, data: Any, key: jax.Array) -> Any:
+    anchor, amount = data
+
+    def shrink(v: jax.Array, a: jax.Array) -> jax.Array:
+        # prox of τ‖θ − a‖₁: a + sign(θ − a) · max(|θ − a| − τ, 0)
+        return a + jnp.sign(v - a) * jnp.maximum(jnp.abs(v - a) - amount, 0)
+
+    return jax.tree.map(shrink, value, anchor)
+
+
+def shrink_to(anchor: Any, amount: float) -> Link:
+    """The proximal step of `amount`·‖θ − anchor‖₁ on the parameters."""
+    return Link(_shrink_to, (anchor, np.float32(amount)))

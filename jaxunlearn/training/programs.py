@@ -1,0 +1,51 @@
+"""Compiled programs, and the clock that leaves their compilation out."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+
+class Programs:
+    """Compiled programs by function and argument shapes, and the seconds that compiling took."""
+
+    def __init__(self, mesh: Mesh):
+        self.mesh = mesh
+        self.seconds = 0.0
+        self._compiled: dict[Any, Callable] = {}
+
+    def __len__(self) -> int:
+        return len(self._compiled)
+
+    def __call__(self, function: Callable, *args: Any, donate: tuple[int, ...] = ()) -> Callable:
+        """Returns `function` compiled for such arguments; outputs are replicated."""
+        leaves, structure = jax.tree.flatten(args)
+        shapes = tuple((leaf.shape, leaf.dtype, leaf.sharding) for leaf in leaves)
+        cache_key = (function, donate, structure, shapes)
+        if cache_key not in self._compiled:
+            start = time.perf_counter()
+            replicated = NamedSharding(self.mesh, PartitionSpec())
+            jitted = jax.jit(function, donate_argnums=donate, out_shardings=replicated)
+            self._compiled[cache_key] = jitted.lower(*args).compile()
+            self.seconds += time.perf_counter() - start
+        return self._compiled[cache_key]
+
+
+class Stopwatch:
+    """Seconds since `start`, excluding compilation, summed up over its stops."""
+
+    def __init__(self, programs: Programs, seconds: float = 0.0):
+        self._programs, self.seconds = programs, seconds
+        self.start()
+
+    def start(self) -> None:
+        """Starts, or leaves out what has passed since."""
+        self._clock, self._compiled = time.perf_counter(), self._programs.seconds
+
+    def stop(self) -> float:
+        """Adds the time since the start, and returns the sum."""
+        compiling = self._programs.seconds - self._compiled
+        self.seconds += time.perf_counter() - self._clock - compiling
+        return self.seconds

@@ -1,0 +1,64 @@
+"""Every code block of the README and the docs: Python runs, and commands are understood."""
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+from jaxunlearn import config as config_lib
+from jaxunlearn import plan
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")])
+BLOCKS = [
+    (page.relative_to(ROOT), block)
+    for page in PAGES
+    for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S)
+]
+COMMANDS = [
+    (page.relative_to(ROOT), command)
+    for page in PAGES
+    for command in re.findall(r"python -m jaxunlearn\.main[^\n`&|]*", page.read_text())
+    if "--config" in command
+]
+
+
+def test_there_are_some():
+    assert len(BLOCKS) >= 5 and len(COMMANDS) >= 6
+
+
+@pytest.mark.parametrize("page, block", BLOCKS, ids=lambda value: str(value)[:30])
+def test_python_runs(page, block, tmp_path, monkeypatch):
+    """In an empty folder, which it may write to; what `get_config` returns passes the check."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, text in re.findall(r"^# (\w+\.py)\n(.*?)(?=^# \w+\.py\n|\Z)", block, re.M | re.S):
+        (tmp_path / name).write_text(text)
+        block = text
+    names = {"__name__": "example"}
+    exec(compile(block, str(page), "exec"), names)
+    if "get_config" in names:
+        config_lib.check(names["get_config"]())
+    if "entries" in names:
+        config = config_lib.default()
+        config.methods = names["entries"]
+        config_lib.check(config)
+
+
+@pytest.mark.parametrize("page, command", COMMANDS, ids=lambda value: str(value)[:60])
+def test_commands_are_understood(page, command, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    arguments = shlex.split(command)[3:]
+    if arguments[0] == "--config=my.py":  # the reader's own file, which the page shows
+        return
+    monkeypatch.setattr(sys, "argv", ["jaxunlearn", *arguments])  # where overrides are looked for
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, flag_values=values)
+    flags.DEFINE_string("workdir", "", "", flag_values=values)
+    assert values(sys.argv) == ["jaxunlearn"]  # nothing is left over
+    config_lib.check(values["config"].value)
+    assert plan.cells(values["config"].value)
