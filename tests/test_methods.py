@@ -22,7 +22,7 @@ from jaxunlearn.methods.saliency import saliency_mask
 NOTHING: dict = {}
 DRAW_NOTHING = ()
 # Settings with which every method changes something on the toy problem.
-SOMETHING: dict = {}
+SOMETHING = {"scrub": {"lr": 0.01}}
 
 
 @pytest.fixture(params=sorted(METHODS))

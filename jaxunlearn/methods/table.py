@@ -13,6 +13,7 @@ from jaxunlearn.methods import (
     saliency,
     salun,
     salun_cra,
+    scrub,
 )
 from jaxunlearn.methods.task import Task
 from jaxunlearn.names import is_path, resolve
@@ -62,6 +63,7 @@ METHODS: dict[str, Method] = {
     "retrain": from_module(retrain),
     "salun": from_module(salun),
     "salun_cra": from_module(salun_cra),
+    "scrub": from_module(scrub),
 }
 
 
