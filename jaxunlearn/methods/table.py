@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from jaxunlearn.data.dataset import Dataset
 from jaxunlearn.methods import (
     finetune,
+    neggrad_plus,
     random_label,
     retrain,
     saliency,
@@ -59,6 +60,7 @@ def from_module(module: ModuleType, passes: str = "passes") -> Method:
 
 METHODS: dict[str, Method] = {
     "finetune": from_module(finetune),
+    "neggrad_plus": from_module(neggrad_plus),
     "random_label": from_module(random_label),
     "retrain": from_module(retrain),
     "salun": from_module(salun),
