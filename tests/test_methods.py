@@ -19,10 +19,10 @@ from jaxunlearn.methods.saliency import saliency_mask
 
 
 # Settings with which a method that has no epochs changes nothing.
-NOTHING: dict = {}
-DRAW_NOTHING = ()
+NOTHING = {"ssd": {"alpha": 1e30}}
+DRAW_NOTHING = ("ssd",)
 # Settings with which every method changes something on the toy problem.
-SOMETHING = {"scrub": {"lr": 0.01}}
+SOMETHING = {"ssd": {"alpha": 0.5}, "scrub": {"lr": 0.01}}
 
 
 @pytest.fixture(params=sorted(METHODS))

@@ -15,6 +15,7 @@ from jaxunlearn.methods import (
     salun,
     salun_cra,
     scrub,
+    ssd,
 )
 from jaxunlearn.methods.task import Task
 from jaxunlearn.names import is_path, resolve
@@ -66,6 +67,7 @@ METHODS: dict[str, Method] = {
     "salun": from_module(salun),
     "salun_cra": from_module(salun_cra),
     "scrub": from_module(scrub),
+    "ssd": from_module(ssd),
 }
 
 
