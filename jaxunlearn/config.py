@@ -77,8 +77,11 @@ def _eval_rules() -> dict[str, Rule]:
         "attack": rules.one_of(privacy.ATTACKS),
         "members": rules.one_of(privacy.MEMBERS),
         "scenarios": Rule(
-            lambda value: len(value) > 0 and all(len(c) == 2 and min(c) > 0 for c in value),
-            "pairs (C_FN, C_FP) of numbers above 0, at least one",
+            lambda value: (
+                all(len(c) == 2 and all(0 < cost <= 1e100 for cost in c) for c in value)
+                and len({clinical.scenario_name(*c) for c in value}) == len(value) > 0
+            ),
+            "pairs (C_FN, C_FP) of numbers above 0 to 1e100, none twice, at least one",
         ),
         "malignant_rule": rules.one_of(clinical.MALIGNANT_RULES),
         "batch_size": rules.whole(1),

@@ -12,6 +12,7 @@ from rich.console import Console
 from jaxunlearn import devices, metrics, plan, workdir
 from jaxunlearn.data.dataset import Examples
 from jaxunlearn.metrics import results
+from jaxunlearn.metrics.predictions import apart
 from jaxunlearn.plan import Experiment
 from jaxunlearn.report import terminal
 from jaxunlearn.store import Store
@@ -110,7 +111,8 @@ def _judge(one: Experiment, name: str, seed: int, trained: Trained, folder: Path
     values["compile_seconds"] = meta["compile_seconds"]
     if meta["claims"]:
         values["claims"] = meta["claims"]
-    return results.Judged(values, predictions["test"])
+    judged_on, _ = apart(predictions["test"], one.forgotten_classes)
+    return results.Judged(values, judged_on)
 
 
 def _predictions(one: Experiment, trained: Trained) -> dict[str, metrics.Predictions]:
@@ -152,8 +154,10 @@ def _describe(one: Experiment, mesh: Mesh) -> dict[str, Any]:
         "split": {
             "forget": len(split.forget),
             "retain": len(split.retain),
+            "forgotten_classes": [dataset.class_names[label] for label in one.forgotten_classes],
             "fingerprint": split.fingerprint,
         },
+        "batch_size": config.train.batch_size,
         "seeds": list(config.seeds),
         "versions": {
             "python": platform.python_version(),

@@ -13,6 +13,7 @@ from jaxunlearn.data.load import load
 from jaxunlearn.errors import UserError
 from jaxunlearn.grid import Cell, cells
 from jaxunlearn.methods.table import find
+from jaxunlearn.metrics.unlearning import forgotten_classes
 from jaxunlearn.models.build import build
 from jaxunlearn.trained import Recipe
 from jaxunlearn.training.step import Setup
@@ -32,6 +33,12 @@ class Experiment(NamedTuple):
     dataset: Dataset
     split: forget.Split
     notes: list[str]
+
+    @property
+    def forgotten_classes(self) -> tuple[int, ...]:
+        """Labels of the classes that the request takes whole."""
+        labels = self.dataset.train.labels
+        return forgotten_classes(labels[self.split.forget], labels[self.split.retain])
 
     def recipes(self, seed: int) -> dict[str, Recipe]:
         """The recipes of a seed's models by name: original, retrained, and one for each method."""
@@ -98,7 +105,20 @@ def make(config: ConfigDict, num_devices: int) -> list[Experiment]:
         check_fit(cell.config, dataset, num_devices)
         split, notes = forget.resolve(cell.config.forget, dataset)
         experiments.append(Experiment(cell, dataset, split, notes))
+        check_judged(experiments[-1])
     return experiments
+
+
+def check_judged(one: Experiment) -> None:
+    """Raises where test holds nothing but the classes to forget, so that nothing can be judged."""
+    labels, classes = one.dataset.test.labels, one.forgotten_classes
+    if np.isin(labels, classes).all():
+        names = ", ".join(one.dataset.class_names[label] for label in classes)
+        raise UserError(
+            f"forget.kind={one.cell.config.forget.kind!r} takes all of {names}, and each of the "
+            f"{len(labels)} test images of {one.dataset.name} is of such a class, so that nothing "
+            "is left to judge a model on; forget fewer classes, or give other test images"
+        )
 
 
 def check_fit(config: ConfigDict, dataset: Dataset, num_devices: int) -> None:

@@ -96,6 +96,10 @@ def config():
         ("eval.malignant_rule", "agmax", CHOICE.format("eval.malignant_rule", "agmax", "argmax")),
         ("eval.scenarios", (), r"config\.eval\.scenarios must be pairs .*at least one, got \(\)"),
         ("eval.scenarios", ((0.0, 1.0),), r"config\.eval\.scenarios must be pairs"),
+        ("eval.scenarios", ((1.0, 1.0), (1, 1)), r"pairs .*none twice, at least one, got"),
+        ("eval.scenarios", ((1.0, float("inf")),), r"pairs .*numbers above 0 to 1e100"),
+        ("eval.scenarios", ((1.0, float("nan")),), r"pairs .*numbers above 0 to 1e100"),
+        ("eval.scenarios", ((1.0, 10**400),), r"pairs .*numbers above 0 to 1e100"),
         ("eval.batch_size", 0, r"config\.eval\.batch_size must be a whole number, 1 or more"),
     ],
 )

@@ -111,6 +111,113 @@ def test_no_malignant_test_example_leaves_rates_undefined():
     assert mean["fnr"] is None and interval["fnr"] is None
 
 
+# Class 2 is forgotten whole. Val: as BY_HAND's, and two images of class 2 that would change any
+# threshold. Test: TEST, and three images of class 2, one of them known.
+CLASSES_BY_HAND = {
+    "forget": certain([2, 2, 0, 1], [2, 2, 2, 2], 3),  # 2 of 4 wrong
+    "retain": certain([0] * 5 + [1] * 5, [0] * 4 + [1] * 6, 3),
+    "val": certain([0, 1, 0, 1, 2, 2], [0, 2, 0, 1, 1, 2], 3),
+    "test": certain(
+        [1, 1, 2, 1, 0, 1, 1, 0, 0, 0, 0, 1, 0], [1, 1, 2, 1, 1, 0, 0, 0, 0, 0, 0, 2, 2], 3
+    ),
+}
+
+
+def test_a_class_request_is_judged_on_the_other_classes_by_hand():
+    values = metrics.evaluate(CLASSES_BY_HAND, malignant=(1,), **SETTINGS)
+    assert values["UA"] == pytest.approx(50) and values["RA"] == pytest.approx(90)
+    assert values["TA"] == pytest.approx(70)  # 7 of 10; with class 2 it would be 8 of 13
+    assert values["TA_forgotten"] == pytest.approx(100 / 3)
+    # As in `test_by_hand`: "high is member", and 2 of 4 of forget are high.
+    assert values["MIA"] == pytest.approx(50)
+    assert values["n"] == {"forget": 4, "retain": 10, "val": 4, "test": 10, "test_forgotten": 3}
+    assert values["counts"] == {"tp": 3, "fn": 1, "fp": 2, "tn": 4}
+    assert values["fnr"] == pytest.approx(1 / 4) and values["fpr"] == pytest.approx(2 / 6)
+    assert values["risk"] == pytest.approx({"1:1": 0.3, "20:1": 2.2})
+    # Of val, without class 2: benign p 1/(2+e) twice, malignant e/(2+e) and 1/(2+e). At 1:1 one
+    # missed lesion beats two false alarms; at 20:1 it does not.
+    p_low, p_high = 1 / (2 + np.e), np.e / (2 + np.e)
+    assert values["threshold"] == pytest.approx({"1:1": (p_low + p_high) / 2, "20:1": 0})
+    assert values["risk_at_threshold"] == pytest.approx({"1:1": 0.3, "20:1": 0.6})
+    _, interval = metrics.summarise([values])
+    assert interval["TA"] == pytest.approx([39.68, 89.22], abs=0.01)  # 7/10
+    assert interval["TA_forgotten"] == pytest.approx([6.15, 79.23], abs=0.01)  # 1/3
+    assert interval["fnr"] == pytest.approx([0.0456, 0.6994], abs=1e-4)  # 1/4
+
+
+@pytest.mark.parametrize(
+    "attack, members", [("threshold", "all"), ("svc", "all"), ("svc", "first")]
+)
+def test_the_attack_on_a_class_request_learns_from_no_image_of_the_class(attack, members):
+    rng = np.random.default_rng(0)
+
+    def drawn(n, classes):
+        labels = rng.choice(classes, n).astype(np.int32)
+        return Predictions(rng.normal(size=(n, 4)).astype(np.float32), labels)
+
+    sets = {"forget": drawn(30, [3]), "retain": drawn(90, [0, 1, 2]), "val": drawn(9, [0, 3])}
+    sets["test"] = drawn(80, [0, 1, 2, 3])
+    settings = {**SETTINGS, "attack": attack, "members": members}
+    rows = sets["test"].labels != 3
+    without = {**sets, "test": Predictions(sets["test"].logits[rows], sets["test"].labels[rows])}
+    for given in (sets, without):
+        values = metrics.evaluate(given, malignant=(), **settings)
+        assert values["MIA"] == metrics.privacy.mia(
+            sets["forget"], sets["retain"], without["test"], attack, members
+        )
+    assert values["TA_forgotten"] is None  # no test image of the class
+    assert values["n"]["test_forgotten"] == 0
+
+
+def test_a_request_that_leaves_a_class_of_retain_is_judged_on_all_of_test():
+    sets = {**CLASSES_BY_HAND, "retain": certain([0, 1, 2], [0, 1, 2], 3)}
+    values = metrics.evaluate(sets, malignant=(1,), **SETTINGS)
+    assert values["TA"] == pytest.approx(100 * 8 / 13) and values["TA_forgotten"] is None
+    assert values["n"] == {"forget": 4, "retain": 3, "val": 6, "test": 13}
+
+
+@pytest.mark.parametrize("malignant, undefined", [((2,), "fnr"), ((0, 1), "fpr")])
+def test_forgetting_every_malignant_or_every_benign_class_leaves_values_undefined(
+    malignant, undefined
+):
+    values = metrics.evaluate(CLASSES_BY_HAND, malignant=malignant, **SETTINGS)
+    json.dumps(values, allow_nan=False)
+    assert values[undefined] is values["auroc"] is values["balanced_accuracy"] is None
+    assert values["threshold"] == {"1:1": None, "20:1": None} == values["risk_ratio"]
+    assert all(risk is not None for risk in values["risk"].values())
+
+
+def test_val_may_hold_nothing_but_the_forgotten_class():
+    sets = {**CLASSES_BY_HAND, "val": certain([0, 1], [2, 2], 3)}
+    values = metrics.evaluate(sets, malignant=(1,), **SETTINGS)
+    assert values["n"]["val"] == 0 and values["threshold"] == {"1:1": None, "20:1": None}
+    assert values["TA"] == pytest.approx(70)
+
+
+def test_a_test_set_of_nothing_but_forgotten_classes_is_a_users_error():
+    sets = {**CLASSES_BY_HAND, "test": certain([0, 1], [2, 2], 3)}
+    with pytest.raises(UserError, match="on test: all 2 are of forgotten classes; give some of"):
+        metrics.evaluate(sets, malignant=(1,), **SETTINGS)
+
+
+def test_costs_that_differ_have_names_that_differ():
+    names = {
+        (1, 1): "1:1",
+        (20.0, 1.0): "20:1",
+        (1000001.0, 1): "1000001:1",
+        (1000002, 1.0): "1000002:1",
+        (0.1, 1 / 3): "0.1:0.3333333333333333",
+        (np.float64(2.5), 1e-7): "2.5:1e-07",
+    }
+    for costs, name in names.items():
+        assert clinical.scenario_name(*costs) == name
+        assert tuple(map(float, name.split(":"))) == tuple(map(float, costs))
+    settings = {**SETTINGS, "scenarios": tuple(names)}
+    values = metrics.evaluate(BY_HAND, malignant=(1,), **settings)
+    assert list(values["risk"]) == list(names.values())
+    assert values["risk"]["1000002:1"] - values["risk"]["1000001:1"] == pytest.approx(1 / 10)
+
+
 def test_compare_by_hand():
     values = {"UA": 10.0, "RA": 99.0, "TA": 90.0, "MIA": 20.0, "counts": {"fn": 7, "fp": 3}}
     retrained = {"UA": 5.0, "RA": 100.0, "TA": 92.0, "MIA": 12.0, "counts": {"fn": 9, "fp": 1}}
@@ -138,7 +245,10 @@ def test_summarise_by_hand():
 def test_one_seed_has_wilson_intervals():
     mean, interval = metrics.summarise([metrics.evaluate(BY_HAND, malignant=(1,), **SETTINGS)])
     assert mean["TA"] == pytest.approx(70) and mean["counts"]["fn"] == 1
-    assert set(interval) == {"UA", "RA", "TA", "sensitivity", "specificity", "fnr", "fpr"}
+    assert set(interval) == {
+        *("UA", "RA", "TA", "TA_forgotten", "sensitivity", "specificity", "fnr", "fpr")
+    }
+    assert interval["TA_forgotten"] is None  # no class is forgotten
     # Wilson of 7/10 at z = 1.96: centre (0.7 + z²/20)/(1 + z²/10), half z/(1 + z²/10)·√(0.021 +
     # z²/400)
     assert interval["TA"] == pytest.approx([39.68, 89.22], abs=0.01)

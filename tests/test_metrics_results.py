@@ -7,7 +7,7 @@ from test_report import example, grid
 
 from jaxunlearn import metrics
 from jaxunlearn.errors import UserError
-from jaxunlearn.metrics import Point, clinical, results, verdicts
+from jaxunlearn.metrics import Point, clinical, results, statistics, unlearning, verdicts
 
 
 def found(missed, reference=4, p=1.0, n=42):
@@ -34,6 +34,7 @@ def test_one_seed_is_judged_by_mcnemar_corrected_over_the_methods():
         "interval": None,
         "corrected_for": 3,
         "reference": "retrained",
+        "too_few": {},
     }
     assert verdict["b"]["verdict"] == "fewer" and verdict["b"]["by"] == -2
     assert verdict["b"]["p_corrected"] == pytest.approx(0.04)
@@ -97,6 +98,93 @@ def test_the_trivial_answers_are_judged_by_scenario():
         "1:1": {"answer": "always benign", "risk": 0.2, "worse": []},
         "20:1": {"answer": "always malignant", "risk": 0.8, "worse": ["a"]},
     }
+
+
+def test_a_verdict_on_too_little_is_no_decision():
+    def judge(per_seed, **settings):
+        verdict = verdicts.false_negatives({"m": per_seed}, "retrained", **settings)["m"]
+        return verdict["verdict"], verdict["too_few"]
+
+    # Nine of ten trainings miss the one malignant image more: t = 9, and says nothing of patients.
+    one_image = [found(1, 0, n=1)] * 9 + [found(0, 0, n=1)]
+    assert judge(one_image) == ("no reliable difference", {"malignant": 1})
+    assert judge([found(9, 0, p=0.004, n=9)]) == ("more", {})
+    assert judge([found(9, 0, p=0.004, n=9)], retain=20) == (
+        "no reliable difference",
+        {"retain": 20},
+    )
+    assert judge([found(9, 0, p=0.004, n=9)], retain=21) == ("more", {})
+    # Changes of 29 and 30: t = 59 with one degree of freedom, p = 0.011.
+    two = [found(30, 1), found(31, 1)]
+    assert judge(two) == ("no reliable difference", {"seeds": 2})
+    assert judge([*two, found(30, 1)]) == ("more", {})
+    assert judge([found(0, 0, n=0)]) == ("unknown", {"malignant": 0})
+    sizes = {"forget": 30, "retain": 300, "test": 80}
+    gaps = {"none": [9.0, 9.1, 9.2], "crop": [2.0, 2.2, 2.1]}
+    assert verdicts.lowest_gap(gaps, sizes)["verdict"] == "lower"
+    few = verdicts.lowest_gap(gaps, {**sizes, "forget": 3, "test": 20})
+    assert few["verdict"] == "no reliable difference" and few["by"] is not None
+    assert few["too_few"] == {"forget": 3, "test": 20}
+    two = {label: values[:2] for label, values in gaps.items()}
+    assert verdicts.lowest_gap(two, sizes)["too_few"] == {"seeds": 2}
+    one = {label: values[:1] for label, values in gaps.items()}
+    assert verdicts.lowest_gap(one, sizes)["verdict"] == "unknown"
+    assert verdicts.lowest_gap(one, sizes)["too_few"] == {}
+
+
+def test_the_least_numbers_are_what_they_are_said_to_be():
+    def reach(n):
+        """Half the width of the Wilson interval of 1/2 over n, or as near as n images come."""
+        low, high = statistics.wilson(n // 2, n)
+        return (high - low) / 2
+
+    assert reach(verdicts.LEAST_EXAMPLES - 1) > 0.2 > reach(verdicts.LEAST_EXAMPLES)
+    least = verdicts.LEAST["malignant"]
+    assert statistics.mcnemar(least - 1, 0) > verdicts.SIGNIFICANT > statistics.mcnemar(least, 0)
+
+
+def test_small_sets_are_named():
+    sizes = {"forget": 3, "retain": 64, "val": 2, "test": 20, "malignant": 0, "benign": 20}
+    assert verdicts.evidence(sizes, 64) == {
+        "small": {"forget": 3, "test": 20, "benign": 20},
+        "least": 21,
+        "one_step": True,
+    }
+    assert verdicts.evidence({**sizes, "retain": 65}, 64)["one_step"] is False
+
+
+def test_a_model_no_better_than_the_largest_class_is_named_with_its_seeds():
+    labels = np.array([2, 2, 0, 2, 1, 2])  # 4 of 6
+    share = 100 * 4 / 6
+    accuracies = {
+        "original": [90.0, share, 66.7],
+        "retrained": [share, 50.0, share + 100 / 6],
+        "other": [80.0, 80.0, 80.0],
+    }
+    assert verdicts.majority(labels, accuracies, [4, 5, 6]) == {
+        "answer": 2,
+        "share": pytest.approx(share),
+        "no_better": {"original": [5], "retrained": [4, 5]},
+    }
+    # Rounding decides nothing: as many right answers are no better, one more is.
+    for n in range(2, 60):
+        labels = np.repeat([0, 1], [n - 1, 1])
+        logits = np.zeros((n, 2), np.float32)
+        constant = unlearning.accuracy(metrics.Predictions(logits, labels))
+        for accuracy, found in ((constant, {"m": [0]}), (100 * (n - 1) / n, {"m": [0]}), (100, {})):
+            assert verdicts.majority(labels, {"m": [accuracy]}, [0])["no_better"] == found
+
+
+@pytest.mark.parametrize("forgotten", [(), (0,)])
+def test_a_report_knows_whether_its_references_learned_anything(forgotten):
+    report = example(seeds=2, num_classes=3, skill=-3, forgotten=forgotten, malignant=())
+    # Wrong answers on purpose: both reference models do worse than any constant one.
+    assert report["majority"]["no_better"] == {"original": [0, 1], "retrained": [0, 1]}
+    # 80 test images of classes 0, 1, 2 in turn: 27, 27 and 26
+    assert report["majority"]["answer"] == (1 if forgotten else 0)
+    assert report["majority"]["share"] == pytest.approx(100 * 27 / (53 if forgotten else 80))
+    good = example(seeds=2, num_classes=3, skill=6, forgotten=forgotten, malignant=())
+    assert good["majority"]["no_better"] == {}
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
@@ -171,9 +259,9 @@ def test_results_are_read_back(tmp_path):
         (None, r"no results at .*metrics\.json \(No such file or directory\); give the --workdir"),
         ("{", r"metrics\.json is damaged; rerun the command"),
         ("[]", r"metrics\.json is damaged; rerun the command"),
-        ('{"name": "before there were versions"}', r"has schema 1; allowed: 2; rerun"),
-        ('{"schema": 3}', r"has schema 3; allowed: 2; rerun"),
-        ('{"schema": "2"}', r"has schema '2'; allowed: 2; rerun"),
+        ('{"name": "before there were versions"}', r"has schema 1; allowed: 3; rerun"),
+        ('{"schema": 2}', r"has schema 2; allowed: 3; rerun"),
+        ('{"schema": "3"}', r"has schema '3'; allowed: 3; rerun"),
     ],
 )
 def test_unknown_results_are_a_users_error(tmp_path, text, message):

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from jaxunlearn import metrics
 from jaxunlearn.metrics import Judged, Metric, Point, Predictions, unlearning
+from jaxunlearn.metrics.predictions import apart
 from jaxunlearn.report import figures, sheets, terminal
 
 METHODS = ("finetune", "salun", "random_label_with_a_long_name")
@@ -20,12 +21,25 @@ REFERENCES = ("original", "retrained")
 SIZES = {"forget": 40, "retain": 160, "val": 50, "test": 80}
 
 
-def header(seeds=1, synthetic=True):
+def header(seeds=1, synthetic=True, num_classes=2, malignant=(), forgotten=()):
     """The parts of a report that are not of its models."""
+    class_names = [f"kind {label}" for label in range(num_classes)]
     return {
         "name": "example",
-        "dataset": {"name": "spots", "synthetic": synthetic, "train": 200},
-        "split": {"forget": 40, "retain": 160},
+        "dataset": {
+            "name": "spots",
+            "synthetic": synthetic,
+            "class_names": class_names,
+            "malignant": list(malignant),
+            "train": 200,
+            "test": SIZES["test"],
+        },
+        "split": {
+            "forget": 40,
+            "retain": 160,
+            "forgotten_classes": [class_names[label] for label in forgotten],
+        },
+        "batch_size": 32,
         "seeds": list(range(seeds)),
         "versions": {"python": "3"},
         "device": "1 × cpu",
@@ -47,6 +61,7 @@ def example(
     references=REFERENCES,
     claims=None,
     skill=3,
+    forgotten=(),
 ):
     """What an experiment writes, of random predictions that get worse from model to model."""
     names = [*references, *methods]
@@ -56,6 +71,9 @@ def example(
         predictions = {}
         for which, n in SIZES.items():
             labels = np.arange(n, dtype=np.int32) % num_classes
+            if forgotten and which in ("forget", "retain"):
+                others = [label for label in range(num_classes) if label not in forgotten]
+                labels = np.resize(forgotten if which == "forget" else others, n)
             logits = rng.normal(size=(n, num_classes))
             logits += np.eye(num_classes)[labels] * (skill - 0.3 * i)
             predictions[which] = Predictions(logits.astype(np.float32), labels)
@@ -71,9 +89,13 @@ def example(
         values |= {"seed": seed, "RTE": 10.0 + i + seed}
         if claims and name in methods:
             values["claims"] = claims[seed]
-        judged[name].append(Judged(values, predictions["test"]))
+        judged[name].append(Judged(values, apart(predictions["test"], forgotten)[0]))
     report = metrics.assemble(
-        header(seeds, synthetic), names, judged, malignant=malignant, malignant_rule="argmax"
+        header(seeds, synthetic, num_classes, malignant, forgotten),
+        names,
+        judged,
+        malignant=malignant,
+        malignant_rule="argmax",
     )
     return read_back(report)
 
@@ -212,7 +234,7 @@ def test_several_seeds_by_hand():
     ) in text
 
 
-def finding(missed=(4,), reference=(4,), newly=0, p=1.0, n=42, others=()):
+def finding(missed=(4,), reference=(4,), newly=0, p=1.0, n=42, others=(), retain=400):
     """The sentence on a method, with the p-values of other methods compared besides."""
     pairs = list(zip(missed, reference, strict=True))
     found = [
@@ -227,7 +249,7 @@ def finding(missed=(4,), reference=(4,), newly=0, p=1.0, n=42, others=()):
         for a, b in pairs
     ]
     besides = {str(i): [{**found[0], "p_value": other}] for i, other in enumerate(others)}
-    verdict = metrics.verdicts.false_negatives({"m": found, **besides}, "retrained")["m"]
+    verdict = metrics.verdicts.false_negatives({"m": found, **besides}, "retrained", retain)["m"]
     mean = {"fp_change": 3.0, "false_negatives": {"missed": float(np.mean(missed))}}
     model = {"per_seed": [{"false_negatives": each} for each in found], "mean": mean}
     return sheets._finding("m", model, verdict)
@@ -260,6 +282,19 @@ def finding(missed=(4,), reference=(4,), newly=0, p=1.0, n=42, others=()):
         (
             {"missed": (5, 5, 5), "reference": (4,) * 3},
             r"1.0 more than .* \+1.0 to \+1.0; the same in every seed\): no reliable difference",
+        ),
+        # Significant, and yet from too little to decide by.
+        (
+            {"missed": (9,), "reference": (1,), "p": 0.01, "retain": 3},
+            r"p = 0.01\): too few to decide by \(3 images to retain\), so no reliable difference",
+        ),
+        (
+            {"missed": (1,) * 9 + (0,), "reference": (0,) * 10, "n": 1},
+            r"too few to decide by \(1 malignant test image\), so no reliable difference",
+        ),
+        (
+            {"missed": (30, 31), "reference": (1, 1)},
+            r"p = 0.011\): too few to decide by \(2 seeds\), so no reliable difference",
         ),
     ],
 )
@@ -412,6 +447,102 @@ def test_a_grid_without_retrained():
     assert text.count("Without a retrained model there are no gaps and no Avg Gap") == 2
 
 
+def test_a_class_request_says_what_was_taken_and_on_what_it_is_judged():
+    report = example(malignant=(0, 2), num_classes=4, forgotten=(0, 3))
+    assert report["split"]["forgotten_classes"] == ["kind 0", "kind 3"]
+    text = terminal.markdown_table(report)
+    (head,) = (line for line in text.splitlines() if line.startswith("|  |"))
+    assert "| TA | TA forgotten | MIA |" in head
+    assert (
+        "Forgotten whole: kind 0, kind 3. TA, MIA (its non-members) and the clinical values are "
+        "over the 40 of 80 test images of other classes; TA forgotten is the accuracy on the other "
+        "40."
+    ) in text
+    assert (
+        "A forgotten malignant class can be neither missed nor found: images of kind 0 enter no "
+        "clinical value."
+    ) in text
+    assert "closest to retrained for UA, RA, TA, TA forgotten, MIA" in text
+    assert "of 20 malignant test images" in text  # kind 2's
+    gap = report["models"]["salun"]["mean"]["gaps"]["TA_forgotten"]
+    value = report["models"]["salun"]["mean"]["TA_forgotten"]
+    assert f"{value:.2f} ({gap:.2f})" in text
+    text = terminal.markdown_table(example(malignant=(), num_classes=4, forgotten=(3,)))
+    assert "TA, MIA (its non-members) are over the 60 of 80 test images of other classes" in text
+    assert "malignant" not in text
+
+
+def test_other_requests_have_no_column_and_no_word_on_forgotten_classes():
+    report = example()
+    for model in report["models"].values():
+        assert model["mean"]["TA_forgotten"] is None and model["interval"]["TA_forgotten"] is None
+    for text in (terminal.markdown_table(report), terminal.markdown_table(grid())):
+        assert "TA forgotten" not in text and "Forgotten whole" not in text
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_forgetting_all_malignant_or_all_benign_classes_leaves_values_undefined(seeds):
+    text = terminal.markdown_table(example(seeds, forgotten=(0,)))
+    assert "No malignant image is left to judge on: FNR is undefined" in text
+    assert text.count("no test image judged on is malignant, so nothing is known") == len(METHODS)
+    assert "reliably" not in text
+    report = example(seeds, forgotten=(1,))
+    text = terminal.markdown_table(report)
+    assert "No benign image is left to judge on: FPR is undefined" in text
+    assert "enter no clinical value" not in text
+    for shown in (text, printed(report, 80)):
+        assert "–" in shown and not re.search(r"\b(None|nan)\b", shown)
+        assert "All test images judged on are of one class, kind 0" in " ".join(shown.split())
+
+
+def test_a_grid_says_for_which_values_a_caution_is():
+    plain, whole = (example(forgotten=classes, malignant=()) for classes in ((), (0,)))
+    points = [
+        Point({"forget.kind": kind}, {"forget.kind": kind}, kind) for kind in ("fraction", "class")
+    ]
+    report = metrics.merge("grid", [("forget.kind", ("fraction", "class"))], points, [plain, whole])
+    text = terminal.markdown_table(read_back(report))
+    assert "At forget.kind=class: Forgotten whole: kind 0. TA, MIA" in text
+    assert "TA forgotten" in text and "| – |" in text
+    report = metrics.merge("grid", [("forget.kind", ("fraction", "class"))], points, [whole, whole])
+    text = terminal.markdown_table(read_back(report))
+    assert text.count("Forgotten whole: kind 0") == 1 and "At forget.kind" not in text
+
+
+def test_a_reference_that_learned_nothing_is_called_so():
+    report = example(references=("original", "retrained"))
+    assert report["majority"] == {"answer": 0, "share": 50.0, "no_better": {}}
+    assert "learned nothing" not in terminal.markdown_table(report)
+    report["majority"]["no_better"] = {"original": [0], "retrained": [0]}
+    text = terminal.markdown_table(report)
+    learned = "its accuracy cannot be told from that of a model that learned nothing"
+    assert (
+        "original answers no more test images rightly than always answering kind 0 would "
+        f"(50.00%): {learned}, so there may be nothing to forget."
+    ) in text
+    assert f"(50.00%): {learned}, and differences from such a model mean nothing." in text
+    report = example(seeds=3)
+    report["majority"]["no_better"] = {"retrained": [0, 2]}
+    assert "retrained (seed 0, 2) answers no more" in terminal.markdown_table(report)
+
+
+def test_few_images_are_called_few():
+    report = example()
+    assert report["evidence"] == {"small": {}, "least": 21, "one_step": False}
+    assert "Few images" not in terminal.markdown_table(report)
+    report["evidence"] |= {"small": {"forget": 3, "malignant": 1}, "one_step": True}
+    report["batch_size"] = 256
+    for text in (terminal.markdown_table(report), " ".join(printed(report, 100).split())):
+        assert (
+            "Few images: 3 images to forget, 1 malignant test image. A rate over fewer than 21 may "
+            "be off by more than 20 points either way."
+        ) in text
+        assert (
+            "The 160 images to retain fit in one batch of 256: an epoch of training on them is a "
+            "single step."
+        ) in text
+
+
 def test_claims_are_kept_by_seed_and_worded():
     claims = {"epsilon": 1.0, "delta": 1e-5}
     report = example(seeds=2, methods=("noisy",), claims=[claims, claims])
@@ -457,6 +588,10 @@ def drawn_texts(figure):
         {"malignant": ()},
         {"seeds": 2, "malignant": (), "num_classes": 5},
         {"malignant": (0, 1)},  # nothing benign: rates undefined
+        {"forgotten": (0,)},  # nothing malignant left
+        {"forgotten": (1,), "seeds": 2},  # nothing benign left
+        {"malignant": (), "num_classes": 4, "forgotten": (1, 2)},
+        {"grid": True, "forgotten": (0,), "references": ("original",)},
         {"methods": ()},
         {"methods": tuple(f"method_{i}" for i in range(12))},
         {"references": ("original",)},

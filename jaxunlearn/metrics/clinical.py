@@ -91,6 +91,11 @@ def costs(called: np.ndarray, truth: np.ndarray, c_fn: float, c_fp: float) -> np
     return c_fn * (~called & truth) + c_fp * (called & ~truth)
 
 
+def scenario_name(c_fn: float, c_fp: float) -> str:
+    """The name of a pair of costs, "20:1": exact, so that different costs have different names."""
+    return ":".join(repr(float(cost)).removesuffix(".0") for cost in (c_fn, c_fp))
+
+
 def risks(
     called: np.ndarray, truth: np.ndarray, c_fn: float, c_fp: float
 ) -> dict[str, float | None]:

@@ -1,5 +1,12 @@
 """The table of metrics, and `evaluate`, which fills it in for one model.
 
+Where a request takes whole classes, a model is judged on the others: TA, MIA's non-members and the
+clinical values are of the test images (thresholds: of the validation images) of classes that were
+not forgotten, and the accuracy on those that were stands apart, as `TA_forgotten`. So does Fan et
+al.'s published code (https://github.com/OPTML-Group/Unlearn-Saliency, Classification/dataset.py),
+which drops a class that is forgotten whole from the test set of both TA and the attack: retrained
+answers no image of such a class rightly, and against these an attack would be trivial.
+
 A new metric is one row of `METRICS`: its value in `metrics.json`, its interval, its column in the
 tables, its best mark and the note that explains it all follow from the row.
 """
@@ -11,8 +18,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from jaxunlearn.errors import UserError
 from jaxunlearn.metrics import clinical, privacy, unlearning
-from jaxunlearn.metrics.predictions import Predictions, check
+from jaxunlearn.metrics.predictions import Predictions, apart, check
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +28,9 @@ class Case:
     """One model's predictions and how they are to be judged: all that a metric may read.
 
     Attributes:
-      forget, retain, val, test: predictions on each set.
+      forget, retain: predictions on each set.
+      val, test: the same, without the examples of classes that were forgotten whole.
+      test_forgotten: the predictions on these test examples; None where no class was.
       malignant: labels of the malignant classes; empty where there are none.
       scenarios: pairs of costs (C_FN, C_FP).
       attack, members: names in `privacy.ATTACKS` and `privacy.MEMBERS`.
@@ -32,6 +42,7 @@ class Case:
     retain: Predictions
     val: Predictions
     test: Predictions
+    test_forgotten: Predictions | None
     malignant: tuple[int, ...]
     scenarios: tuple[tuple[float, float], ...]
     attack: str
@@ -76,7 +87,7 @@ class Case:
                 if t is None
                 else float(clinical.costs(p_test >= t, self.truth, c_fn, c_fp).mean())
             )
-            risks[f"{c_fn:g}:{c_fp:g}"] = row
+            risks[clinical.scenario_name(c_fn, c_fp)] = row
         return risks
 
 
@@ -93,8 +104,9 @@ class Metric:
       digits: decimals shown.
       scale: what the value is multiplied by to be shown in its unit.
       better: which value is best. "closest to retrained" also gives the value a gap.
-      wilson_over: of a proportion, the examples that it is a share of ("forget", "retain", "val",
-        "test", and "malignant" or "benign" of test): one seed then has a Wilson interval.
+      wilson_over: of a proportion, the examples that it is a share of (a key of `n`, or "malignant"
+        or "benign" of test): one seed then has a Wilson interval.
+      always: whether it has a column even where no model has a value.
       group: columns of a group stay together, where a narrow terminal breaks the table. Rows of the
         group "clinical" are computed where some class is malignant.
       note: explains the column; if empty, "HEADER in UNIT". It may hold {attack} and {first} (a
@@ -111,6 +123,7 @@ class Metric:
     scale: float = 1.0
     better: Literal["closest to retrained", "lower", "higher"] | None = None
     wilson_over: str | None = None
+    always: bool = True
     group: str = "unlearning"
     note: str = ""
     trivial: tuple[float, float] | tuple[str, str] | None = None
@@ -124,8 +137,18 @@ def _mia_spread(case: Case) -> float | None:
 
 
 def _sizes(case: Case) -> dict[str, int]:
-    """The number of examples in each set."""
-    return {name: len(getattr(case, name).labels) for name in ("forget", "retain", "val", "test")}
+    """The number of examples in each set that the model is judged on."""
+    sets = {name: getattr(case, name) for name in ("forget", "retain", "val", "test")}
+    if case.test_forgotten is not None:
+        sets["test_forgotten"] = case.test_forgotten
+    return {name: len(predictions.labels) for name, predictions in sets.items()}
+
+
+def _ta_forgotten(case: Case) -> float | None:
+    """Accuracy on test examples of the forgotten classes; None where there are none."""
+    if case.test_forgotten is None or len(case.test_forgotten.labels) == 0:
+        return None
+    return unlearning.accuracy(case.test_forgotten)
 
 
 def _rate(name: str, over: str | None = None, **row: Any) -> Metric:
@@ -165,6 +188,13 @@ METRICS: dict[str, Metric] = {
         "TA",
         better="closest to retrained",
         wilson_over="test",
+    ),
+    "TA_forgotten": Metric(
+        _ta_forgotten,
+        "TA forgotten",
+        better="closest to retrained",
+        wilson_over="test_forgotten",
+        always=False,
     ),
     "MIA": Metric(
         lambda case: privacy.mia(case.forget, case.retain, case.test, case.attack, case.members),
@@ -268,16 +298,36 @@ def evaluate(
     Returns:
       The value of each row of `METRICS` that has a function. UA, RA, TA and MIA in percent, `n`
       (sizes of the sets) and, on test, confusion counts, rates as fractions and risks in cost per
-      example by scenario.
+      example by scenario. Where forget holds classes that retain lacks, the values on val and test
+      leave these out, and `TA_forgotten` is of them.
 
     Raises:
-      UserError: predictions of wrong shape or not finite, or an unknown name.
+      UserError: predictions of wrong shape or not finite, an unknown name, or no test example but
+        of forgotten classes.
     """
     forget, retain, val, test = (
         check(name, predictions[name]) for name in ("forget", "retain", "val", "test")
     )
+    classes = unlearning.forgotten_classes(forget.labels, retain.labels)
+    val, _ = apart(val, classes)
+    test, test_forgotten = apart(test, classes)
+    if len(test.labels) == 0:
+        raise UserError(
+            f"predictions on test: all {len(test_forgotten.labels)} are of forgotten classes; "
+            "give some of other classes"
+        )
     case = Case(
-        forget, retain, val, test, malignant, scenarios, attack, members, malignant_rule, seed
+        forget=forget,
+        retain=retain,
+        val=val,
+        test=test,
+        test_forgotten=test_forgotten if classes else None,
+        malignant=malignant,
+        scenarios=scenarios,
+        attack=attack,
+        members=members,
+        malignant_rule=malignant_rule,
+        seed=seed,
     )
     return {
         key: metric.fn(case)

@@ -1,5 +1,6 @@
 """Predictions, which every metric is a function of."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -37,6 +38,17 @@ def check(name: str, predictions: Predictions) -> Predictions:
             f"allowed: 0 to {logits.shape[1] - 1}"
         )
     return predictions
+
+
+def apart(predictions: Predictions, classes: Iterable[int]) -> tuple[Predictions, Predictions]:
+    """The predictions on examples of all other classes, and those on examples of `classes`."""
+    logits, labels, groups = predictions
+    chosen = np.isin(labels, list(classes))
+    others, ours = (
+        Predictions(logits[rows], labels[rows], None if groups is None else groups[rows])
+        for rows in (~chosen, chosen)
+    )
+    return others, ours
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:

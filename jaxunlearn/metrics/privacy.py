@@ -84,7 +84,7 @@ def mia(
     Args:
       forget: predictions on the forget set.
       retain: predictions on the retain set.
-      test: predictions on test.
+      test: predictions on test, without forgotten classes (see `metrics.evaluate`).
       attack: a name in `ATTACKS`.
       members: "all" of retain, weighted to count as much as test does; or, as published, the
         "first" of retain, as many as test has (all, where it has fewer), unweighted.
@@ -116,7 +116,7 @@ def mia_spread(
     Args:
       forget: predictions on the forget set.
       retain: predictions on the retain set.
-      test: predictions on test.
+      test: predictions on test, without forgotten classes.
       seed: of the resamples.
       repeats: number of resamples.
     """

@@ -27,8 +27,10 @@ from jaxunlearn.metrics import clinical, statistics, unlearning, verdicts
 from jaxunlearn.metrics.evaluate import METRICS, closest
 from jaxunlearn.metrics.predictions import Predictions
 
-# Raised whenever a key is renamed, removed or changes its meaning; 1 was the layout without it.
-SCHEMA = 2
+# Raised whenever a key is renamed, removed or changes its meaning; 1 was the layout without it. 3:
+# where classes are forgotten whole, TA, MIA, the clinical values and their sizes in `n` leave these
+# out; costs in the names of scenarios are exact.
+SCHEMA = 3
 
 # Models to compare methods with, the best reference first.
 RETRAINED, ORIGINAL = "retrained", "original"
@@ -93,20 +95,27 @@ class Experiment(Base):
     Attributes:
       dataset: name, num_classes, class_names, malignant (labels), licence, synthetic, the sizes of
         train, val and test, and fingerprint.
-      split: the sizes of forget and retain, and fingerprint.
+      split: the sizes of forget and retain, the names of the classes forgotten whole
+        (forgotten_classes), and fingerprint.
+      batch_size: of the original's and the retrained's training.
       attack: the name of the attack that MIA is by.
       reference: the model that methods are compared with: "retrained", without one "original",
         None if there is neither.
       models: by name; reference models first.
       worse_than_trivial: by cost scenario; empty where no class is malignant.
+      majority: whether the reference models learned more than which class is the largest.
+      evidence: whether there are enough images to judge by.
     """
 
     dataset: dict[str, Any]
     split: dict[str, Any]
+    batch_size: int
     attack: str
     reference: str | None
     models: dict[str, Model]
     worse_than_trivial: dict[str, verdicts.TrivialVerdict]
+    majority: verdicts.MajorityVerdict
+    evidence: verdicts.Evidence
 
 
 @final
@@ -168,7 +177,8 @@ class Judged(NamedTuple):
     Attributes:
       values: `evaluate.evaluate`'s, and "seed", "RTE", "compile_seconds"; "claims" where the method
         makes any.
-      test: its predictions on test.
+      test: its predictions on the test images that it is judged on, those of classes that were not
+        forgotten whole.
     """
 
     values: Values
@@ -194,7 +204,8 @@ def assemble(
     """The results of an experiment: comparisons, means, intervals and verdicts.
 
     Args:
-      header: name, dataset, split, seeds, versions, device, attack and notes: see `Report`.
+      header: name, dataset, split, batch_size, seeds, versions, device, attack and notes: see
+        `Report`.
       names: the models', in the order of the tables.
       judged: by name, one per seed in the order of `header["seeds"]`.
       malignant: labels of the malignant classes.
@@ -221,15 +232,24 @@ def assemble(
         models[name]["verdicts"] = {}
     if reference and malignant:
         found = {name: [v["false_negatives"] for v in models[name]["per_seed"]] for name in methods}
-        for name, verdict in verdicts.false_negatives(found, reference).items():
+        retain = judged[reference][0].values["n"]["retain"]
+        for name, verdict in verdicts.false_negatives(found, reference, retain).items():
             models[name]["verdicts"]["false_negatives"] = verdict
     means = {name: model["mean"] for name, model in models.items()}
+    one = judged[names[0]][0]  # all are judged on the same images
+    accuracies = {
+        name: [values["TA"] for values in models[name]["per_seed"]]
+        for name in names
+        if name in REFERENCES
+    }
     report = {
         "schema": SCHEMA,
         **header,
         "reference": reference,
         "models": models,
         "worse_than_trivial": verdicts.trivial(means) if malignant else {},
+        "majority": verdicts.majority(one.test.labels, accuracies, header["seeds"]),
+        "evidence": verdicts.evidence(_sizes(one.values), header["batch_size"]),
     }
     return cast(Report, report)
 
@@ -287,18 +307,25 @@ def _reduce(per_seed: Sequence[Values], reduce: Callable[[list[float]], Any]) ->
     return reduced
 
 
-def _wilson_intervals(values: Values) -> Values:
-    """Wilson intervals of one seed's proportions."""
+def _sizes(values: Values) -> dict[str, int]:
+    """The sizes of the sets that a model is judged on, and of test's malignant and benign parts."""
     sizes = dict(values["n"])
     if "counts" in values:
         counts = values["counts"]
         sizes |= {"malignant": counts["tp"] + counts["fn"], "benign": counts["tn"] + counts["fp"]}
+    return sizes
+
+
+def _wilson_intervals(values: Values) -> Values:
+    """Wilson intervals of one seed's proportions."""
+    sizes = _sizes(values)
     intervals: Values = {}
     for key, metric in METRICS.items():
         if metric.wilson_over is None or key not in values:
             continue
-        n, value, interval = sizes[metric.wilson_over], values[key], None
+        value, interval = values[key], None
         if value is not None:
+            n = sizes[metric.wilson_over]
             whole = 100 / metric.scale  # what is stored where the proportion is 1
             bounds = statistics.wilson(round(value / whole * n), n)
             interval = bounds and [whole * bound for bound in bounds]
@@ -372,8 +399,10 @@ def _comparison(cells: Sequence[Cell], positions: list[int]) -> Comparison:
                 model["mean"]["avg_gap_change"], model["interval"]["avg_gap_change"] = change
         for name in first["models"]:
             if others and name not in REFERENCES:
+                sizes = [cell["models"][name]["per_seed"][0]["n"] for cell in group]
                 found[name] = verdicts.lowest_gap(
-                    {cell["labels"][field]: avg_gaps(cell, name) for cell in group}
+                    {cell["labels"][field]: avg_gaps(cell, name) for cell in group},
+                    {which: min(n[which] for n in sizes) for which in ("forget", "retain", "test")},
                 )
     labels = {each: first["labels"][each] for each in rest}
     return {"labels": labels, "cells": positions, "verdicts": found}

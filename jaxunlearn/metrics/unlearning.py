@@ -11,6 +11,16 @@ from jaxunlearn.metrics.predictions import Predictions
 AVG_GAP = ("UA", "RA", "TA", "MIA")
 
 
+def forgotten_classes(forget: np.ndarray, retain: np.ndarray) -> tuple[int, ...]:
+    """The classes that a request takes whole: labels that forget has and retain has not, sorted.
+
+    Args:
+      forget: labels of the forget set, int `[n_f]`.
+      retain: labels of the retain set, int `[n_r]`.
+    """
+    return tuple(np.setdiff1d(forget, retain).tolist())
+
+
 def is_correct(predictions: Predictions) -> np.ndarray:
     """Whether the largest logit is the label's, bool `[N]`; of equal ones the lower counts."""
     return predictions.logits.argmax(axis=1) == predictions.labels

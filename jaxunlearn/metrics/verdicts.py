@@ -3,11 +3,26 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
+import numpy as np
+
 from jaxunlearn.metrics.clinical import TRIVIAL, FalseNegatives
 from jaxunlearn.metrics.statistics import LEVEL, holm, percent_change, t_interval, t_test
 
 # A corrected p-value below this makes a difference reliable.
 SIGNIFICANT = 0.05
+
+# A rate over fewer examples may be off by more than 20 points either way: a 95% Wilson interval
+# reaches up to z / (2·√(n + z²)) from its middle, which 21 is the first n to bring below 0.2.
+LEAST_EXAMPLES = 21
+# Fewer of these cannot carry a decision. With 5 malignant images no exact McNemar test gets below
+# 5%, since 2·½⁵ = 6.25%; two seeds know their spread from one difference.
+LEAST = {
+    "forget": LEAST_EXAMPLES,
+    "retain": LEAST_EXAMPLES,
+    "test": LEAST_EXAMPLES,
+    "malignant": 6,
+    "seeds": 3,
+}
 
 Interval = tuple[float, float]  # a list once it is read back from JSON
 
@@ -16,7 +31,8 @@ class FalseNegativesVerdict(TypedDict):
     """Whether a method misses more malignant test images than the reference model does.
 
     Attributes:
-      verdict: "unknown" where no test image is malignant.
+      verdict: "unknown" where no test image is malignant; "no reliable difference" whatever the
+        p-value where there is `too_few` of something.
       by: missed by the method minus missed by the reference, with several seeds the mean.
       over: the source of the uncertainty: "test images" with one seed, else "seeds".
       p: exact McNemar over test images, or Student's t of the difference over seeds; None where
@@ -26,6 +42,8 @@ class FalseNegativesVerdict(TypedDict):
         seed.
       corrected_for: the number of methods compared.
       reference: the model compared with.
+      too_few: the counts that are below `LEAST`, by name: malignant (test images), retain, and of
+        several seeds their number.
     """
 
     verdict: Literal["more", "fewer", "no reliable difference", "unknown"]
@@ -36,6 +54,7 @@ class FalseNegativesVerdict(TypedDict):
     interval: Interval | None
     corrected_for: int
     reference: str
+    too_few: dict[str, int]
 
 
 class TrivialVerdict(TypedDict):
@@ -52,17 +71,51 @@ class TrivialVerdict(TypedDict):
     worse: list[str]
 
 
+class MajorityVerdict(TypedDict):
+    """Which reference models answer no better than one that always names the largest class.
+
+    A gap to such a model says nothing of unlearning.
+
+    Attributes:
+      answer: label of the class that most test images are of.
+      share: their share in percent.
+      no_better: by reference model, the seeds whose accuracy on the same images is not above that.
+    """
+
+    answer: int
+    share: float
+    no_better: dict[str, list[int]]
+
+
+class Evidence(TypedDict):
+    """Whether there are enough images to judge by.
+
+    Attributes:
+      small: of forget, retain, test and the malignant and benign test images, the sizes that are
+        above 0 and below `least`, by name.
+      least: below it, a rate may be off by more than 20 percentage points either way.
+      one_step: whether retain fits in one batch, so that an epoch of training on it is one step.
+    """
+
+    small: dict[str, int]
+    least: int
+    one_step: bool
+
+
 class GapVerdict(TypedDict):
     """Whether a method's Avg Gap differs, where it is lowest along a grid's axis, from the first.
 
     Attributes:
-      verdict: "unknown" with one seed, or where the reference's Avg Gap is 0.
+      verdict: "unknown" with one seed, or where the reference's Avg Gap is 0; "no reliable
+        difference" whatever the interval where there is `too_few` of something.
       by: change of Avg Gap in percent; None where the reference's is 0.
       at: label of the value where Avg Gap is lowest among the others.
       over: the source of the uncertainty.
       interval: of `by` in percent, 95% after Bonferroni's correction; None with one seed.
       corrected_for: the number of values that the lowest was chosen from.
       reference: label of the first value.
+      too_few: the counts that are below `LEAST`, by name: forget, retain and test at any of the
+        values, and of several seeds their number.
     """
 
     verdict: Literal["lower", "higher", "no reliable difference", "unknown"]
@@ -72,18 +125,31 @@ class GapVerdict(TypedDict):
     interval: Interval | None
     corrected_for: int
     reference: str
+    too_few: dict[str, int]
+
+
+def too_few(counts: Mapping[str, int]) -> dict[str, int]:
+    """Those of the counts, by name, that are below `LEAST`; one seed makes no claim over seeds."""
+    return {
+        name: count
+        for name, count in counts.items()
+        if count < LEAST[name] and (name, count) != ("seeds", 1)
+    }
 
 
 def false_negatives(
-    found: Mapping[str, Sequence[FalseNegatives]], reference: str
+    found: Mapping[str, Sequence[FalseNegatives]], reference: str, retain: int = LEAST["retain"]
 ) -> dict[str, FalseNegativesVerdict]:
     """The verdict on each method's false negatives, corrected for the number of methods.
 
     Args:
       found: by method, one comparison with the reference model per seed.
       reference: the reference model's name.
+      retain: the number of examples that the models could learn from.
     """
-    verdicts = {name: _false_negatives(per_seed, reference) for name, per_seed in found.items()}
+    verdicts = {
+        name: _false_negatives(per_seed, reference, retain) for name, per_seed in found.items()
+    }
     known = [verdict for verdict in verdicts.values() if verdict["verdict"] != "unknown"]
     # A difference without spread has no p, and is still one of the hypotheses.
     corrected = holm([1.0 if verdict["p"] is None else verdict["p"] for verdict in known])
@@ -91,15 +157,18 @@ def false_negatives(
         verdict["corrected_for"] = len(known)
         if verdict["p"] is not None:
             verdict["p_corrected"] = p
-        if p < SIGNIFICANT and verdict["by"]:
+        if p < SIGNIFICANT and verdict["by"] and not verdict["too_few"]:
             verdict["verdict"] = "more" if verdict["by"] > 0 else "fewer"
     return verdicts
 
 
-def _false_negatives(per_seed: Sequence[FalseNegatives], reference: str) -> FalseNegativesVerdict:
+def _false_negatives(
+    per_seed: Sequence[FalseNegatives], reference: str, retain: int
+) -> FalseNegativesVerdict:
     """One method's verdict before its p-value is corrected."""
     changes = [found["missed"] - found["missed_reference"] for found in per_seed]
-    several = len(per_seed) > 1
+    several, malignant = len(per_seed) > 1, per_seed[0]["n_malignant"]
+    counts = {"malignant": malignant, "retain": retain, "seeds": len(per_seed)}
     verdict: FalseNegativesVerdict = {
         "verdict": "no reliable difference",
         "by": sum(changes) / len(changes) if several else changes[0],
@@ -109,8 +178,9 @@ def _false_negatives(per_seed: Sequence[FalseNegatives], reference: str) -> Fals
         "interval": t_interval(changes) if several else None,
         "corrected_for": 1,
         "reference": reference,
+        "too_few": too_few(counts),
     }
-    if per_seed[0]["n_malignant"] == 0:
+    if malignant == 0:
         verdict |= {"verdict": "unknown", "by": None, "p": None, "interval": None}
     return verdict
 
@@ -132,6 +202,46 @@ def trivial(means: Mapping[str, Mapping[str, Any]]) -> dict[str, TrivialVerdict]
     return verdicts
 
 
+def majority(
+    labels: np.ndarray, accuracies: Mapping[str, Sequence[float]], seeds: Sequence[int]
+) -> MajorityVerdict:
+    """The reference models that answer no better than the most frequent label.
+
+    Args:
+      labels: of the test images, int `[N]`.
+      accuracies: by reference model, its accuracy on them in percent, in the order of `seeds`.
+      seeds: of the models.
+    """
+    answer = int(np.bincount(labels).argmax())
+    share = 100 * float(np.mean(labels == answer))
+    reached = share + 1e-6  # rounding must not decide; one image is more than that
+    no_better = {
+        name: [seed for seed, each in zip(seeds, values, strict=True) if each <= reached]
+        for name, values in accuracies.items()
+    }
+    return {
+        "answer": answer,
+        "share": share,
+        "no_better": {name: found for name, found in no_better.items() if found},
+    }
+
+
+def evidence(sizes: Mapping[str, int], batch_size: int) -> Evidence:
+    """Whether there are enough images to judge by.
+
+    Args:
+      sizes: of forget, retain and test, and where known of malignant and benign test images; other
+        names are left out.
+      batch_size: of the original's and the retrained's training.
+    """
+    names = ("forget", "retain", "test", "malignant", "benign")
+    return {
+        "small": {name: sizes[name] for name in names if 0 < sizes.get(name, 0) < LEAST_EXAMPLES},
+        "least": LEAST_EXAMPLES,
+        "one_step": sizes["retain"] <= batch_size,
+    }
+
+
 def gap_change(
     gaps: Sequence[float], reference: Sequence[float], level: float = LEVEL
 ) -> tuple[float | None, Interval | None]:
@@ -148,11 +258,12 @@ def gap_change(
     return change, interval
 
 
-def lowest_gap(gaps: Mapping[str, Sequence[float]]) -> GapVerdict:
+def lowest_gap(gaps: Mapping[str, Sequence[float]], sizes: Mapping[str, int]) -> GapVerdict:
     """The verdict on a method's lowest Avg Gap along a grid's axis, against the axis' first value.
 
     Args:
       gaps: Avg Gap per seed by the value's label, the reference first; at least two values.
+      sizes: of forget, retain and test, the smallest at any of the values.
     """
     (reference, before), *others = gaps.items()
     verdict: GapVerdict = {
@@ -163,6 +274,7 @@ def lowest_gap(gaps: Mapping[str, Sequence[float]]) -> GapVerdict:
         "interval": None,
         "corrected_for": len(others),
         "reference": reference,
+        "too_few": too_few({**sizes, "seeds": len(before)}),
     }
     changes = {label: gap_change(after, before)[0] for label, after in others}
     known = {label: change for label, change in changes.items() if change is not None}
@@ -180,6 +292,6 @@ def lowest_gap(gaps: Mapping[str, Sequence[float]]) -> GapVerdict:
         # Gaps in the same ratio in all seeds give an interval of no width, which is no evidence.
         reliable = low < high and not low <= 0 <= high
         verdict["verdict"] = "no reliable difference"
-        if reliable:
+        if reliable and not verdict["too_few"]:
             verdict["verdict"] = "lower" if high < 0 else "higher"
     return verdict

@@ -73,7 +73,7 @@ def _draw_experiment(report: Experiment, path: str) -> None:
 
 def _panels(mean: dict[str, Any]) -> list[tuple[str, ...]]:
     """The values shown for data that are not clinical, as keys that lead to them."""
-    known = [key for key in closest() if key in mean]
+    known = [key for key in closest() if mean.get(key) is not None]
     if "gaps" not in mean:
         return [(key,) for key in known]
     return [*(("gaps", key) for key in known), ("avg_gap",)]
@@ -87,7 +87,9 @@ def _draw_grid(grid: Grid, path: str) -> None:
     field = grid["axes"][0][0]
     methods = [name for name in rows[0][0]["models"] if name not in REFERENCES]
     means = [model["mean"] for cell in grid["cells"] for model in cell["models"].values()]
-    shown = next(key for key in ("avg_gap", "fnr", "TA") if all(key in mean for mean in means))
+    shown = next(
+        key for key in ("avg_gap", "fnr", "TA") if all(mean.get(key) is not None for mean in means)
+    )
     size = (2 + 2.6 * len(methods), 1.2 + len(rows) * (1.2 + 0.3 * len(rows[0])))
     figure = Figure(figsize=size, dpi=150, layout="constrained")
     datasets = dict.fromkeys(data_name(cell["dataset"]) for cell in grid["cells"])
@@ -155,6 +157,15 @@ def _draw_rates(axis: "Axes", models: dict[str, Model]) -> None:
             )
             for line in bars[2]:
                 line.set_alpha(0.4)  # the intervals of many models cross
+    if not axis.has_data():
+        axis.annotate(
+            "undefined: the images\nare all benign or all malignant",
+            (0.5, 0.5),
+            xycoords="axes fraction",
+            ha="center",
+            va="center",
+            color=GREY,
+        )
     axis.set_xlabel("false alarms: FPR (%)")
     axis.set_ylabel("missed malignant: FNR (%)")
     axis.set_xlim(left=0)

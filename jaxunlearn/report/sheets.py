@@ -21,6 +21,15 @@ from jaxunlearn.metrics.verdicts import FalseNegativesVerdict, GapVerdict
 
 ABSENT = "–"
 NO_EVIDENCE = "No reliable difference is not evidence of no difference."
+# What there may be few of, in words that follow a number.
+COUNTED = {
+    "forget": "image{s} to forget",
+    "retain": "image{s} to retain",
+    "test": "test image{s}",
+    "malignant": "malignant test image{s}",
+    "benign": "benign test image{s}",
+    "seeds": "seed{s}",
+}
 
 
 class Column(NamedTuple):
@@ -124,6 +133,7 @@ def _experiment_sheet(report: Experiment) -> Sheet:
         lines={*references[-1:], len(models) - 1},
         notes=[
             *_notes(columns, len(report["seeds"]), len(methods), {"attack": report["attack"]}),
+            *_cautions(report),
             *(_reliability(report) if findings else []),
             *_reference_note(report),
             *_ranges(models),
@@ -167,7 +177,7 @@ def _comparison_sheet(grid: Grid, comparison: Comparison) -> Sheet:
         rows=[[row, *(_cell(names[row], models[row], c) for c in columns)] for row in models],
         best=_best(models, methods, columns),
         lines=lines,
-        notes=[*notes, *_reference_note(first), *_claims(models)],
+        notes=[*notes, *_by_cell(cells, field), *_reference_note(first), *_claims(models)],
         findings=[_gap_finding(name, field, verdict) for name, verdict in found.items()],
     )
 
@@ -186,6 +196,8 @@ def _columns(models: Mapping[str, Model]) -> list[Column]:
     for key, metric in METRICS.items():
         found = [model["mean"][key] for model in models.values() if key in model["mean"]]
         if not metric.header or not found:
+            continue
+        if not metric.always and all(value is None for value in found):
             continue
         if isinstance(found[0], dict):
             for scenario in found[0]:
@@ -288,6 +300,126 @@ def _marks(columns: list[Column]) -> list[str]:
     return [f"* marks the best method per column: {'; '.join(parts)}."] if parts else []
 
 
+def _cautions(report: Experiment) -> list[str]:
+    """What the values are of, and how far they can be trusted."""
+    return [*_forgotten_classes(report), *_majority(report), *_evidence(report)]
+
+
+def _by_cell(cells: Sequence[Cell], field: str) -> list[str]:
+    """The cautions of a comparison's cells, each with the values that it is for unless for all."""
+    found: dict[str, list[str]] = {}
+    for cell in cells:
+        for note in _cautions(cell):
+            found.setdefault(note, []).append(cell["labels"][field])
+    return [
+        note if len(labels) == len(cells) else f"At {field}={', '.join(labels)}: {note}"
+        for note, labels in found.items()
+    ]
+
+
+def _forgotten_classes(report: Experiment) -> list[str]:
+    """Which classes were forgotten whole, and on which images that leaves the models judged."""
+    names = report["split"].get("forgotten_classes", [])
+    if not names:
+        return []
+    dataset, mean = report["dataset"], next(iter(report["models"].values()))["mean"]
+    judged, apart = (round(mean["n"][which]) for which in ("test", "test_forgotten"))
+    clinical = " and the clinical values" if "counts" in mean else ""
+    notes = [
+        f"Forgotten whole: {', '.join(names)}. TA, MIA (its non-members){clinical} are over the "
+        f"{judged} of {dataset['test']} test images of other classes; "
+        + (
+            f"TA forgotten is the accuracy on the other {apart}."
+            if apart
+            else "no test image is of a forgotten class."
+        )
+    ]
+    if clinical:
+        notes += _malignant_left(names, dataset, mean)
+    return notes
+
+
+def _malignant_left(
+    names: list[str], dataset: Mapping[str, Any], mean: Mapping[str, Any]
+) -> list[str]:
+    """What the clinical values say where classes were forgotten whole."""
+    malignant = [dataset["class_names"][label] for label in dataset["malignant"]]
+    gone = [name for name in names if name in malignant]
+    notes = []
+    if gone:
+        notes.append(
+            "A forgotten malignant class can be neither missed nor found: images of "
+            f"{', '.join(gone)} enter no clinical value."
+        )
+    counts = mean["counts"]
+    if counts["tp"] + counts["fn"] == 0:
+        notes.append(
+            "No malignant image is left to judge on: FNR is undefined, and Risk counts only false "
+            "alarms."
+        )
+    if counts["tn"] + counts["fp"] == 0:
+        notes.append(
+            "No benign image is left to judge on: FPR is undefined, and Risk counts only missed "
+            "lesions."
+        )
+    return notes
+
+
+def _majority(report: Experiment) -> list[str]:
+    """The reference models that learned no more than which class is the largest."""
+    found = report["majority"]
+    names = report["dataset"].get("class_names")
+    answer = names[found["answer"]] if names else f"class {found['answer']}"
+    if found["share"] == 100:
+        return [
+            f"All test images judged on are of one class, {answer}: their accuracy cannot tell a "
+            "model that learned something from one that always answers so."
+        ]
+    notes = []
+    for name, seeds in found["no_better"].items():
+        where = ""
+        if len(seeds) < len(report["seeds"]):
+            where = f" (seed {', '.join(map(str, seeds))})"
+        so = ", so there may be nothing to forget"
+        if name == report["reference"]:
+            so = ", and differences from such a model mean nothing"
+        notes.append(
+            f"{name}{where} answers no more test images rightly than always answering {answer} "
+            f"would ({found['share']:.2f}%): its accuracy cannot be told from that of a model that "
+            f"learned nothing{so}."
+        )
+    return notes
+
+
+def _evidence(report: Experiment) -> list[str]:
+    """Of which images there are few."""
+    found, notes = report["evidence"], []
+    if found["small"]:
+        notes.append(
+            f"Few images: {_counted(found['small'])}. A rate over fewer than {found['least']} may "
+            "be off by more than 20 points either way."
+        )
+    if found["one_step"]:
+        notes.append(
+            f"The {report['split']['retain']} images to retain fit in one batch of "
+            f"{report['batch_size']}: an epoch of training on them is a single step."
+        )
+    return notes
+
+
+def _too_few(counts: Mapping[str, int]) -> str:
+    """Why nothing is decided, as the middle of a sentence; "" where there is enough."""
+    return f"too few to decide by ({_counted(counts)}), so " if counts else ""
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    """Numbers with what they count."""
+    return ", ".join(
+        f"{count} {COUNTED[name].format(s='' if count == 1 else 's')}"
+        for name, count in counts.items()
+    )
+
+
 def _reliability(report: Experiment) -> list[str]:
     """The meaning of "reliably" in the findings on false negatives."""
     over = "seeds" if len(report["seeds"]) > 1 else "test images, for this one training per model"
@@ -386,7 +518,11 @@ def _finding(name: str, model: Model, verdict: FalseNegativesVerdict) -> str:
     first, seeds = model["per_seed"][0]["false_negatives"], len(model["per_seed"])
     change = verdict["by"]
     if change is None:
-        return f"{name}: no test image is malignant, so nothing is known of its false negatives."
+        judged = " judged on" * ("test_forgotten" in model["mean"].get("n", {}))
+        return (
+            f"{name}: no test image{judged} is malignant, so nothing is known of its false "
+            "negatives."
+        )
     missed, digits, over = model["mean"]["false_negatives"]["missed"], 0, ""
     detail = (
         f"{first['newly_missed']} newly missed, {first['newly_found']} newly found; exact McNemar "
@@ -403,7 +539,8 @@ def _finding(name: str, model: Model, verdict: FalseNegativesVerdict) -> str:
     decided = verdict["verdict"] in ("more", "fewer")
     return (
         f"{name} misses {missed:.{digits}f} of {first['n_malignant']} malignant test images{over}, "
-        f"{than} {verdict['reference']} ({detail}): {'reliably ' * decided}{verdict['verdict']}. "
+        f"{than} {verdict['reference']} ({detail}): {_too_few(verdict['too_few'])}"
+        f"{'reliably ' * decided}{verdict['verdict']}. "
         f"False alarms: {model['mean']['fp_change']:+.{digits}f}."
     )
 
@@ -423,5 +560,5 @@ def _gap_finding(name: str, field: str, verdict: GapVerdict) -> str:
     decided = verdict["verdict"] in ("lower", "higher")
     return (
         f"{text} (95% interval {low:+.1f} to {high:+.1f}{corrected}): "
-        f"{'reliably ' * decided}{verdict['verdict']}."
+        f"{_too_few(verdict['too_few'])}{'reliably ' * decided}{verdict['verdict']}."
     )
