@@ -317,6 +317,133 @@ def test_without_retrained_gaps_are_absent_and_the_report_says_so(config, tmp_pa
     assert not list((tmp_path / "run" / "predictions").glob("retrained*"))
 
 
+@pytest.fixture(scope="module")
+def class_request(tmp_path_factory):
+    """Class 2 of three forgotten whole, which is malignant as class 1 is."""
+    root = tmp_path_factory.mktemp("class")
+    config = toy.experiment_config(toy.write_npz(root / "data.npz", num_classes=3), salun=FAST)
+    config.data.malignant = (1, 2)
+    config.forget.kind, config.forget.classes = "class", (2,)
+    report, text = run(config, root / "run")
+    return root, report, " ".join(text.split())
+
+
+def test_a_class_request_is_judged_on_the_classes_that_are_left(class_request):
+    root, report, _ = class_request
+    for name in ("original", "retrained", "salun"):
+        p = predictions(root, name, 0)
+        assert len(p["test_labels"]) == 24 and set(p["test_labels"]) == {0, 1, 2}  # complete
+        assert set(p["forget_labels"]) == {2} and set(p["retain_labels"]) == {0, 1}
+        labels, answers = p["test_labels"], p["test_logits"].argmax(1)
+        left, sick = labels != 2, labels == 1
+        values = report["models"][name]["per_seed"][0]
+        assert values["TA"] == pytest.approx(100 * (answers == labels)[left].mean())
+        assert values["TA_forgotten"] == pytest.approx(100 * (answers == 2)[~left].mean())
+        assert values["n"]["test"] == left.sum() and values["n"]["test_forgotten"] == sum(~left)
+        missed, false = (answers == 0) & sick, (answers != 0) & (labels == 0)
+        assert values["fnr"] == pytest.approx(missed.sum() / sick.sum())
+        assert values["fpr"] == pytest.approx(false.sum() / (labels == 0).sum())
+        risk = (20 * missed.sum() + false.sum()) / left.sum()
+        assert values["risk"]["20:1"] == pytest.approx(risk)
+        assert values["MIA"] == pytest.approx(mia_by_hand(p, left))
+    assert report["models"]["retrained"]["mean"]["TA_forgotten"] == 0  # it never saw the class
+    change = [
+        ((p["test_logits"].argmax(1) == 0) & (p["test_labels"] == 1)).sum()
+        for p in (predictions(root, "salun", 0), predictions(root, "retrained", 0))
+    ]
+    found = report["models"]["salun"]["per_seed"][0]["false_negatives"]
+    assert [found["missed"], found["missed_reference"]] == change
+    assert found["n_malignant"] == (predictions(root, "salun", 0)["test_labels"] == 1).sum()
+
+
+def mia_by_hand(p, left):
+    """MIA of the best threshold on p_y, every one tried, either side of it."""
+
+    def confidence(which):
+        logits = p[f"{which}_logits"].astype(np.float64)
+        chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        return chances[np.arange(len(logits)), p[f"{which}_labels"]]
+
+    known, unknown, targets = confidence("retain"), confidence("test")[left], confidence("forget")
+    best = {}
+    for sign in (1, -1):
+        for cut in sorted([*sign * known, *sign * unknown, np.inf]):
+            right = (sign * known >= cut).mean() + (sign * unknown < cut).mean()
+            best.setdefault(round(right, 9), (sign, cut))
+    sign, cut = best[max(best)]
+    # Cuts lie midway between values: no target may lie between those that the best is between.
+    below = max([-np.inf, *(x for x in sign * np.append(known, unknown) if x < cut)])
+    return 100 * np.mean(sign * targets < (cut if np.isinf(below + cut) else (below + cut) / 2))
+
+
+def test_a_class_request_is_told_in_the_report(class_request):
+    root, report, text = class_request
+    assert report["split"]["forgotten_classes"] == ["2"]
+    left = report["models"]["salun"]["mean"]["n"]["test"]
+    for shown in (text, (root / "run" / "table.md").read_text()):
+        assert "Forgotten whole: 2. TA, MIA (its non-members) and the clinical values" in shown
+        assert f"are over the {left:.0f} of 24 test images of other classes" in shown
+        assert "neither missed nor found: images of 2 enter no clinical value" in shown
+
+
+@pytest.mark.parametrize("taken, undefined", [(1, "fnr"), (0, "fpr")])
+def test_forgetting_all_malignant_or_all_benign_images_breaks_nothing(
+    config, tmp_path, taken, undefined
+):
+    config.forget.kind, config.forget.classes = "class", (taken,)
+    config.seeds = (0, 1)
+    _, text = run(config, tmp_path / "run")
+    written = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    model = written["models"]["finetune"]
+    assert model["mean"][undefined] is model["interval"][undefined] is None
+    assert model["mean"]["threshold"] == {"1:1": None, "20:1": None}
+    verdict = model["verdicts"]["false_negatives"]["verdict"]
+    assert (verdict == "unknown") == (taken == 1)
+    assert "image is left to judge on" in " ".join(text.split())
+    assert (tmp_path / "run" / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_test_set_of_nothing_but_forgotten_classes_is_told_before_training(config, tmp_path):
+    data = dict(np.load(config.data.path))
+    data["test_labels"][:] = 1
+    np.savez(config.data.path, **data)
+    config.forget.kind, config.forget.classes = "class", (1,)
+    with pytest.raises(
+        UserError, match="takes all of 1, and each of the 24 test images of data is"
+    ) as caught:
+        run(config, tmp_path / "run")
+    assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
+
+
+def test_a_training_set_of_a_few_images_settles_nothing(tmp_path):
+    path = toy.write_npz(tmp_path / "data.npz", counts=(4, 20, 60), groups=False)
+    config = toy.experiment_config(path, finetune=FAST)
+    config.seeds, config.forget.fraction = (0, 1), 0.5
+    report, text = run(config, tmp_path / "run")
+    verdict = report["models"]["finetune"]["verdicts"]["false_negatives"]
+    assert verdict["verdict"] == "no reliable difference"
+    assert verdict["too_few"] == {"retain": 2, "seeds": 2}
+    assert report["evidence"]["small"]["forget"] == 2 and report["evidence"]["one_step"]
+    shown = " ".join(text.split())
+    assert "too few to decide by (2 images to retain, 2 seeds)" in shown
+    assert "The 2 images to retain fit in one batch of 16" in shown
+
+
+def test_an_original_that_was_hardly_trained_is_called_no_better_than_a_guess(config, tmp_path):
+    config.train.lr = 1e-9
+    report, text = run(config, tmp_path / "run")
+    labels = np.load(config.data.path)["test_labels"]
+    share = 100 * max((labels == label).mean() for label in (0, 1))
+    assert report["majority"]["share"] == pytest.approx(share)
+    expected = {
+        name: [0]
+        for name in ("original", "retrained")
+        if report["models"][name]["mean"]["TA"] <= share + 1e-6
+    }
+    assert report["majority"]["no_better"] == expected != {}
+    assert "cannot be told from that of a model that learned nothing" in " ".join(text.split())
+
+
 MINE = """
 from jaxunlearn.training import Pass, cross_entropy
 import near_by

@@ -276,6 +276,7 @@ def test_the_verdict_on_the_lowest_gap_is_data():
         "interval": (-100.0, pytest.approx(high)),
         "corrected_for": 2,
         "reference": "none",
+        "too_few": {},
     }
     one = verdicts.lowest_gap({"none": (4.0,), "augmix": (2.0,)})
     assert (one["verdict"], one["by"], one["interval"]) == ("unknown", -50.0, None)

@@ -484,6 +484,8 @@ def test_other_requests_have_no_column_and_no_word_on_forgotten_classes():
 def test_forgetting_all_malignant_or_all_benign_classes_leaves_values_undefined(seeds):
     text = terminal.markdown_table(example(seeds, forgotten=(0,)))
     assert "No malignant image is left to judge on: FNR is undefined" in text
+    row = next(line for line in text.splitlines() if line.startswith("| always benign |"))
+    assert "| – | 0.00 | 0.000 | 0.000 |" in row  # FNR, FPR and the two risks
     assert text.count("no test image judged on is malignant, so nothing is known") == len(METHODS)
     assert "reliably" not in text
     report = example(seeds, forgotten=(1,))

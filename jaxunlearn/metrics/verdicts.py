@@ -145,7 +145,7 @@ def false_negatives(
     Args:
       found: by method, one comparison with the reference model per seed.
       reference: the reference model's name.
-      retain: the number of examples that the models could learn from.
+      retain: the number of examples that the models could learn from; enough by default.
     """
     verdicts = {
         name: _false_negatives(per_seed, reference, retain) for name, per_seed in found.items()
@@ -258,12 +258,12 @@ def gap_change(
     return change, interval
 
 
-def lowest_gap(gaps: Mapping[str, Sequence[float]], sizes: Mapping[str, int]) -> GapVerdict:
+def lowest_gap(gaps: Mapping[str, Sequence[float]], sizes: Mapping[str, int] = LEAST) -> GapVerdict:
     """The verdict on a method's lowest Avg Gap along a grid's axis, against the axis' first value.
 
     Args:
       gaps: Avg Gap per seed by the value's label, the reference first; at least two values.
-      sizes: of forget, retain and test, the smallest at any of the values.
+      sizes: of forget, retain and test, the smallest at any of the values; enough by default.
     """
     (reference, before), *others = gaps.items()
     verdict: GapVerdict = {

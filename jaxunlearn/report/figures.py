@@ -219,6 +219,9 @@ def _caption(report: Experiment, clinical: bool) -> str:
         if not clinical:
             proportions = "no intervals" if gaps else "95% Wilson intervals of UA, RA and TA"
         intervals = f"One seed: {proportions}."
+    if report["split"].get("forgotten_classes"):
+        intervals += " No test image of a class that was forgotten whole counts"
+        intervals += ", but in TA forgotten." if not clinical else "."
     if not clinical:
         return f"{intervals} 0 is retrained." if gaps else intervals
     return (

@@ -252,6 +252,9 @@ def _trivial_rows(models: Mapping[str, Model], columns: list[Column]) -> list[li
             value = None if column.metric.trivial is None else column.metric.trivial[i]
             if isinstance(value, str):
                 value = dig(mean, (value, *column.path[1:]))
+            elif value is not None and dig(mean, column.path) is None:
+                cells.append(ABSENT)  # a rate of no images, whatever the answer
+                continue
             cells.append("" if value is None else column.show(value))
         rows.append([answer, *cells])
     return rows if any(column.metric.trivial for column in columns) else []
