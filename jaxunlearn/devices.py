@@ -4,18 +4,44 @@ One code path for one device or many: programs are `jax.jit` with shardings over
   so XLA puts in the reductions and N devices compute what one would, batch norm's moments included.
 """
 
+import importlib.metadata
+import os
+import platform
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxunlearn.errors import UserError
+from jaxunlearn.errors import UserError, one_line
+
+PACKAGES = ("jaxunlearn", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+# Of JAX's own switches, those that change what is computed.
+SWITCHES = (
+    "jax_default_matmul_precision",
+    "jax_default_prng_impl",
+    "jax_enable_x64",
+    "jax_explicit_x64_dtypes",
+    "jax_legacy_prng_key",
+    "jax_numpy_dtype_promotion",
+    "jax_random_seed_offset",
+    "jax_softmax_custom_jvp",
+    "jax_threefry_partitionable",
+)
+# Of the compiler's flags, those that do not.
+HARMLESS = ("--xla_force_host_platform_device_count", "--xla_dump")
 
 
 def make_mesh(count: int = 0) -> Mesh:
     """Returns a 1-D mesh `data` over the first `count` local devices; 0 means all of them."""
-    devices = jax.devices()
+    try:
+        devices = jax.devices()
+    except RuntimeError as error:  # a platform asked for that is not here
+        raise UserError(
+            f"JAX finds no device: {one_line(error)}; unset JAX_PLATFORMS, which is "
+            f"{os.environ.get('JAX_PLATFORMS', '')!r}, or install what it needs, such as "
+            "'jaxunlearn[cuda]'"
+        ) from error
     if not 0 <= count <= len(devices):
         raise UserError(
             f"config.devices must be 1 to {len(devices)} on this machine ({devices[0].platform}), "
@@ -27,6 +53,27 @@ def make_mesh(count: int = 0) -> Mesh:
         devices=devices[: count or len(devices)],
         axis_types=(jax.sharding.AxisType.Auto,),
     )
+
+
+def describe(mesh: Mesh) -> dict[str, Any]:
+    """The machine as results and stored models name it: device, cores, versions."""
+    device = mesh.devices.flat[0]
+    return {
+        "device": f"{mesh.size} × {device.platform} {device.device_kind}",
+        "cores": os.cpu_count(),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in PACKAGES},
+        },
+    }
+
+
+def switches() -> dict[str, Any]:
+    """The settings of JAX and of its compiler that change what is computed."""
+    found = {name: getattr(jax.config, name, None) for name in SWITCHES}
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    found["xla_flags"] = sorted(flag for flag in flags if not flag.startswith(HARMLESS))
+    return {name: value if isinstance(value, list) else str(value) for name, value in found.items()}
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:

@@ -1,15 +1,15 @@
 """One experiment from a config to a verdict; `run` reads like the flow of the library."""
 
-import importlib.metadata
-import platform
+import functools
 from pathlib import Path
 from typing import Any
 
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
+from rich.text import Text
 
-from jaxunlearn import devices, metrics, plan, workdir
+from jaxunlearn import devices, files, metrics, plan, workdir
 from jaxunlearn.data.dataset import Examples
 from jaxunlearn.metrics import results
 from jaxunlearn.metrics.predictions import apart
@@ -31,21 +31,25 @@ def run(config: ConfigDict, folder: str | Path, console: Console | None = None) 
     Raises:
       UserError: the config, the data or the folder is invalid; or training diverged.
     """
-    console, folder = console or Console(), Path(folder).expanduser()
+    console, folder = console or Console(), files.local(folder, "--workdir")
+    say = functools.partial(console.print, highlight=False, markup=False, soft_wrap=True)
     programs = Programs(devices.make_mesh(config.devices))
     experiments = plan.make(config, programs.mesh.size)
     folders = [folder / "cells" / one.cell.label if config.axes else folder for one in experiments]
+    where = folder.absolute().parent / "store"
+    if config.store:
+        where = files.local(config.store, "config.store")
     workdir.claim(folder, config)
     if config.axes:
         for one, inner in zip(experiments, folders, strict=True):
             workdir.claim(inner, one.cell.config)
-    where = Path(config.store).expanduser() if config.store else folder.absolute().parent / "store"
-    store = Store(where, console.print)
+    store = Store(where, say)
 
     reports: list[results.Report] = []
     for i, (one, inner) in enumerate(zip(experiments, folders, strict=True)):
         if config.axes:
-            console.rule(f"{i + 1} of {len(experiments)}: {one.cell.label}", align="left")
+            title = Text(f"{i + 1} of {len(experiments)}: {one.cell.label}")
+            console.rule(title, align="left")
         trainer = Trainer(
             programs=programs,
             store=store,
@@ -65,25 +69,27 @@ def run(config: ConfigDict, folder: str | Path, console: Console | None = None) 
         workdir.write_report(report, folder)
 
     for note in report["notes"]:
-        console.print(f"Note: {note}", highlight=False)
+        say(f"Note: {note}")
     terminal.print_table(report, console)
-    console.print(f"Results: {folder}", highlight=False, soft_wrap=True)
+    say(f"Results: {folder}")
     return report
 
 
 def _run_one(one: Experiment, trainer: Trainer, folder: Path) -> results.Report:
     """Every model of every seed, its values, and the files of results."""
     config = one.cell.config
-    one.split.save(folder / "split.npz")
+    workdir.write_split(folder, one.split)
     judged: dict[str, list[results.Judged]] = {}
     for seed in config.seeds:
         for name, recipe in one.recipes(seed).items():
             trained = trainer.obtain(recipe)
             if name in config.methods:
-                workdir.copy_model(trained.path, folder / "models" / f"{name}-seed{seed}")
+                workdir.link_model(trained.path, folder, f"{name}-seed{seed}")
             judged.setdefault(name, []).append(_judge(one, name, seed, trained, folder))
+    header = _describe(one, trainer.programs.mesh)
+    header["notes"] = [*header["notes"], *results.made_elsewhere(judged, header)]
     report = results.assemble(
-        _describe(one, trainer.programs.mesh),
+        header,
         list(judged),
         judged,
         malignant=one.dataset.malignant,
@@ -96,8 +102,7 @@ def _run_one(one: Experiment, trainer: Trainer, folder: Path) -> results.Report:
 def _judge(one: Experiment, name: str, seed: int, trained: Trained, folder: Path) -> results.Judged:
     """A model's values by its predictions, which are kept in the folder."""
     config, predictions, meta = one.cell.config, _predictions(one, trained), trained.meta()
-    path = folder / "predictions" / f"{name}-seed{seed}.npz"
-    workdir.write_predictions(path, predictions)
+    workdir.write_predictions(folder, f"{name}-seed{seed}", predictions)
     values = metrics.evaluate(
         predictions,
         malignant=one.dataset.malignant,
@@ -109,6 +114,7 @@ def _judge(one: Experiment, name: str, seed: int, trained: Trained, folder: Path
     )
     values = {"seed": seed, **values, "RTE": meta["seconds"]}
     values["compile_seconds"] = meta["compile_seconds"]
+    values["made_on"] = meta["made_on"]
     if meta["claims"]:
         values["claims"] = meta["claims"]
     judged_on, _ = apart(predictions["test"], one.forgotten_classes)
@@ -137,8 +143,6 @@ def _predictions(one: Experiment, trained: Trained) -> dict[str, metrics.Predict
 def _describe(one: Experiment, mesh: Mesh) -> dict[str, Any]:
     """What the results say of the data, the split and the machine."""
     config, dataset, split = one.cell.config, one.dataset, one.split
-    packages = ("jaxunlearn", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-    device = mesh.devices.flat[0]
     return {
         "name": config.name,
         "dataset": {
@@ -159,11 +163,7 @@ def _describe(one: Experiment, mesh: Mesh) -> dict[str, Any]:
         },
         "batch_size": config.train.batch_size,
         "seeds": list(config.seeds),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in packages},
-        },
-        "device": f"{mesh.size} × {device.platform} {device.device_kind}",
+        **devices.describe(mesh),
         "attack": config.eval.attack,
         "notes": one.notes,
     }

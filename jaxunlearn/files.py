@@ -58,9 +58,7 @@ def temporary(path: Path, suffix: str = "") -> Path:
     """A name beside `path` to write it under, for `sweep` to know."""
     host = socket.gethostname()[:60]
     # As long as any name that a file system takes, whatever the path's own.
-    return path.with_name(
-        f".{path.name[:100]}.tmp-{host}-{os.getpid()}-{uuid.uuid4().hex}{suffix}"
-    )
+    return path.with_name(f".{path.name[:100]}.tmp-{host}-{os.getpid()}-{uuid.uuid4().hex}{suffix}")
 
 
 @contextlib.contextmanager

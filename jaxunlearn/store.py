@@ -1,9 +1,9 @@
 """Trained models kept under a hash of all that they depend on: never trained twice, never half.
 
 An entry is a folder `KEY/` with an Orbax checkpoint `variables/`, the logits `logits.npz` and
-`meta.json`, which holds the SHA-256 of every other file. It is written under a temporary name and
-renamed, so two runs may share a store, and an entry whose files do not match is set aside, never
-used.
+`meta.json`, which holds the key, the SHA-256 of every other file and its own. It is written under
+a temporary name and renamed. An entry that is not what its name and its hashes say is set aside,
+never used. Of several runs that need the same model one trains it, and the others wait.
 """
 
 import contextlib
@@ -11,50 +11,29 @@ import dataclasses
 import hashlib
 import json
 import os
-import re
-import shutil
+import stat
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from jaxunlearn import files, locks
 from jaxunlearn.errors import UserError
+from jaxunlearn.files import write_npz
 from jaxunlearn.training.loop import Point
 
-FORMAT = 2  # part of every key: raise it when an entry's meaning changes
+FORMAT = 3  # part of every key: raise it when an entry's meaning changes
 POINT = ".pass-"  # between a key and the number of passes in a checkpoint's name
-TEMPORARY = re.compile(r"\.[0-9a-f]{32}(\.pass-\d{6})?\.[0-9a-f]{32}")  # what `put` is writing
-ABANDONED = 24 * 3600  # seconds after which no run is still writing an entry
 
 
 def make_key(fields: Any) -> str:
     """The content hash of the fields (anything JSON can hold)."""
     text = json.dumps({"format": FORMAT, "fields": fields}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    temporary.write_text(text)
-    os.replace(temporary, path)
-
-
-def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Writes an `.npz` whole or not at all."""
-    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.npz")
-    np.savez(temporary, **arrays)  # type: ignore[arg-type]
-    os.replace(temporary, path)
 
 
 def save_tree(path: Path, tree: Any) -> None:
@@ -77,8 +56,73 @@ def load_tree(path: Path) -> Any:
         )
 
 
+def read_meta(path: Path) -> dict[str, Any]:
+    """What `put` was given as `meta`, with the key and the hashes."""
+    return json.loads((path / "meta.json").read_text(encoding="utf-8"))
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an `.npz`, never a pickle."""
+    with np.load(path, allow_pickle=False) as archive:
+        return dict(archive)
+
+
+def is_intact(path: Path, key: str) -> bool:
+    """Whether a folder is the entry of that key, complete and unchanged.
+
+    It holds regular files alone, whose hashes are those in `meta.json`; and that is of this key,
+    with its own hash.
+    """
+    try:
+        hashes = _hashes(path)
+        meta = read_meta(path)
+        digest = meta.pop("sha256")
+        return meta["key"] == key and digest == _digest(meta) and meta["files"] == hashes
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return False
+
+
+def _digest(meta: dict[str, Any]) -> str:
+    """SHA-256 of what `meta.json` says besides."""
+    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
+
+
+def _hashes(path: Path) -> dict[str, str]:
+    """SHA-256 of every file of an entry but its `meta.json`, by relative path.
+
+    Raises:
+      OSError: something there is neither a folder nor a regular file.
+    """
+    if not stat.S_ISDIR(path.lstat().st_mode):
+        raise OSError("not a folder")
+    hashes = {}
+    for folder, folders, names in os.walk(path, onerror=_raise):
+        for name in sorted([*folders, *names]):
+            file = Path(folder, name)
+            mode = file.lstat().st_mode  # a link may lead anywhere, a pipe would block
+            if stat.S_ISREG(mode):
+                hashes[file.relative_to(path).as_posix()] = _hash_file(file)
+            elif not stat.S_ISDIR(mode):
+                raise OSError("not a regular file")
+    del hashes["meta.json"]
+    return hashes
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _hash_file(path: Path) -> str:
+    """SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 class Store:
-    """Entries by key in the folder `root`; `notice` is called for each entry set aside."""
+    """Entries by key in the folder `root`; `notice` is told of what a user should know.
+
+    A folder that cannot be written is used for what it has.
+    """
 
     def __init__(self, root: Path, notice: Callable[[str], None]):
         self.root, self.notice = root, notice
@@ -88,33 +132,61 @@ class Store:
             raise UserError(
                 f"the store {root} cannot be made ({error.strerror}); set store"
             ) from error
-        if not os.access(root, os.W_OK):
-            raise UserError(f"the store {root} cannot be written; set store")
-        for path in root.glob(".*"):  # half-written, perhaps by a run that was killed
-            with contextlib.suppress(OSError):  # gone in the meantime
-                old = time.time() - path.stat().st_mtime > ABANDONED
-                if old and TEMPORARY.fullmatch(path.name):
-                    shutil.rmtree(path, ignore_errors=True)
+        self.writable = os.access(root, os.W_OK)
+        if self.writable:
+            files.sweep(root)
+            self._sweep_locks()
+
+    def _sweep_locks(self) -> None:
+        """Removes the lock files of runs that were killed long ago."""
+        for suffix in ("lock", "holder"):
+            for path in self.root.glob(f".{'[0-9a-f]' * 32}.{suffix}"):
+                with contextlib.suppress(OSError):  # gone in the meantime
+                    if time.time() - path.stat().st_mtime > files.ABANDONED:
+                        path.unlink()
 
     def get(self, key: str) -> Path | None:
         """Returns the entry's folder, or None where there is none or it was damaged."""
         path = self.root / key
-        if not path.exists():
-            return None
-        try:
-            files = json.loads((path / "meta.json").read_text())["files"]
-            intact = files == self._hashes(path)
-        except (OSError, ValueError, KeyError, TypeError):
-            intact = False
-        if intact:
-            return path
-        aside = path.with_name(f"{key}.damaged-{uuid.uuid4().hex[:8]}")
-        try:
-            os.replace(path, aside)
-        except FileNotFoundError:
-            return None  # not damaged: another run was removing it
-        self.notice(f"the stored entry {key} was damaged: set aside as {aside.name}, and rebuilt")
+        while (found := _identity(path)) is not None:
+            if is_intact(path, key):
+                return path
+            if _identity(path) == found:
+                self._set_aside(path)
+                return None
+            # Not damaged: another run has removed or replaced it while it was read.
         return None
+
+    def _set_aside(self, path: Path) -> None:
+        aside = path.with_name(f"{path.name}.damaged-{uuid.uuid4().hex[:8]}")
+        said = f"the stored entry {path.name} was damaged"
+        if not self.writable:
+            self.notice(f"{said}; the store cannot be written, so it stays and is not used")
+            return
+        with contextlib.suppress(FileNotFoundError):  # another run was faster
+            os.replace(path, aside)
+            self.notice(f"{said}: set aside as {aside.name}, and rebuilt")
+
+    @contextlib.contextmanager
+    def making(self, key: str, what: str) -> Iterator[Callable[[], None]]:
+        """While the model of a key is made: other runs that need it wait.
+
+        Yields:
+          A function to call as the work goes on.
+
+        Raises:
+          UserError: the store cannot be written.
+        """
+        if not self.writable:
+            raise UserError(
+                f"the store {self.root} cannot be written and has no model for {what}; set store "
+                "to a folder that can"
+            )
+        lock = self.root / f".{key}.lock"
+        with locks.held(lock, what, self.notice) as alive:
+            yield alive
+            # Not after a failure: those who wait hold on to this file, and find no entry.
+            lock.unlink(missing_ok=True)
 
     def put(
         self,
@@ -124,40 +196,49 @@ class Store:
         trees: dict[str, Any],
         arrays: dict[str, dict[str, np.ndarray]] | None = None,
     ) -> Path:
-        """Writes an entry: pytrees as Orbax checkpoints, arrays as `.npz`, `meta` as JSON."""
+        """Writes an entry: pytrees as Orbax checkpoints, arrays as `.npz`, `meta` as JSON.
+
+        Raises:
+          UserError: it cannot be written; nothing of it stays.
+        """
         path = self.root / key
-        temporary = self.root / f".{key}.{uuid.uuid4().hex}"
-        temporary.mkdir()
+        temporary = files.temporary(path)
         try:
-            for name, tree in trees.items():
-                save_tree(temporary / name, tree)
-            for name, columns in (arrays or {}).items():
-                write_npz(temporary / f"{name}.npz", columns)
-            text = json.dumps({**meta, "files": self._hashes(temporary)}, indent=1)
-            (temporary / "meta.json").write_text(text)
-            try:
-                os.rename(temporary, path)
-            except OSError:
-                if not path.exists():
-                    raise  # otherwise another run has put the same content there: keep that one
+            with files.writing(self.root, "the store", "free some space, or set store"):
+                temporary.mkdir()
+                for name, tree in trees.items():
+                    save_tree(temporary / name, tree)
+                for name, columns in (arrays or {}).items():
+                    write_npz(temporary / f"{name}.npz", columns)
+                (temporary / "meta.json").touch()
+                meta = json.loads(json.dumps({**meta, "key": key, "files": _hashes(temporary)}))
+                text = json.dumps({**meta, "sha256": _digest(meta)}, indent=1)
+                (temporary / "meta.json").write_text(text, encoding="utf-8")
+                try:
+                    os.rename(temporary, path)
+                except OSError:
+                    # Where another run has put the same content there, that one stays.
+                    if not is_intact(path, key):
+                        raise
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            files.discard(temporary)
         return path
 
     def remove(self, pattern: str, before: str = "~") -> None:
         """Removes the entries whose names fit the pattern and sort before a name."""
-        for path in self.root.glob(pattern):
-            if path.name < before:
-                shutil.rmtree(path, ignore_errors=True)
+        if self.writable:
+            for path in self.root.glob(pattern):
+                if path.name < before:
+                    files.remove(path)
 
-    @staticmethod
-    def _hashes(path: Path) -> dict[str, str]:
-        """SHA-256 of every file of an entry but its `meta.json`, by relative path."""
-        return {
-            str(file.relative_to(path)): hash_file(file)
-            for file in sorted(path.rglob("*"))
-            if file.is_file() and file.name != "meta.json"
-        }
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from another that took its name; None where there is none."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,28 +249,41 @@ class Checkpoints:
       store: where.
       key: of the model in the making.
       every: passes between two points.
+      made_on: the machines that have worked on it, in order: this one, and before it those of the
+        point that `latest` found.
     """
 
     store: Store
     key: str
     every: int
+    made_on: list[dict[str, Any]]
+    _last: list[Point] = dataclasses.field(default_factory=list)  # not in the store yet, if any
 
     def save(self, point: Point) -> None:
         """Keeps the point if it is its turn, in place of earlier ones."""
-        if len(point.history) % self.every:
-            return
-        meta = {
-            "done": point.done,
-            "history": point.history,
-            "seconds": point.seconds,
-            "answers": point.answers,
-        }
-        trees = {"state": jax.device_get(point.state)}
-        if point.saved:
-            trees["saved"] = point.saved
-        name = f"{self.key}{POINT}{len(point.history):06d}"
-        self.store.put(name, meta=meta, trees=trees)
-        self.store.remove(f"{self.key}{POINT}*", before=name)
+        # On the host: the next step takes the buffers over.
+        point = point._replace(state=jax.tree.map(np.array, jax.device_get(point.state)))
+        self._last[:] = [point]
+        if len(point.history) % self.every == 0:
+            self.flush()
+
+    def flush(self) -> None:
+        """Keeps the last point, if it is not in the store yet."""
+        while self._last:
+            point = self._last.pop()
+            meta: dict[str, Any] = {
+                "done": point.done,
+                "history": point.history,
+                "seconds": point.seconds,
+                "answers": point.answers,
+                "made_on": self.made_on,
+            }
+            trees: dict[str, Any] = {"state": point.state}
+            if point.saved:
+                trees["saved"] = point.saved
+            name = f"{self.key}{POINT}{len(point.history):06d}"
+            self.store.put(name, meta=meta, trees=trees)
+            self.store.remove(f"{self.key}{POINT}*", before=name)
 
     def latest(self) -> Point | None:
         """The furthest intact point."""
@@ -197,11 +291,10 @@ class Checkpoints:
             entry = self.store.get(path.name)
             if entry is None:
                 continue
-            try:
-                meta, state = read_meta(entry), load_tree(entry / "state")
-                saved = load_tree(entry / "saved") if (entry / "saved").exists() else {}
-            except OSError:  # another run has gone further, and removed it
-                continue
+            meta, state = read_meta(entry), load_tree(entry / "state")
+            saved = load_tree(entry / "saved") if (entry / "saved").exists() else {}
+            before = [machine for machine in meta["made_on"] if machine not in self.made_on]
+            self.made_on[:] = [*before, *self.made_on]
             return Point(
                 meta["done"], state, meta["history"], meta["seconds"], meta["answers"], saved
             )
@@ -210,14 +303,3 @@ class Checkpoints:
     def clear(self) -> None:
         """Removes them."""
         self.store.remove(f"{self.key}{POINT}*")
-
-
-def read_meta(path: Path) -> dict[str, Any]:
-    """What `put` was given as `meta`."""
-    return json.loads((path / "meta.json").read_text())
-
-
-def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an `.npz`, never a pickle."""
-    with np.load(path, allow_pickle=False) as archive:
-        return dict(archive)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,10 +12,10 @@ from flax.errors import FlaxError
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from jaxunlearn import closure, devices
+from jaxunlearn import closure, devices, files
 from jaxunlearn.data.dataset import Dataset
 from jaxunlearn.data.forget import Split
-from jaxunlearn.errors import UserError, one_line
+from jaxunlearn.errors import Stopped, UserError, one_line
 from jaxunlearn.methods.table import actions, modules
 from jaxunlearn.methods.task import Task
 from jaxunlearn.models.build import module_of
@@ -74,6 +74,7 @@ class Recipe:
             "method": self.settings.to_dict(),
             "seed": self.seed,
             "parent": None if self.parent is None else self.parent.key,
+            "switches": devices.switches(),
             "code": code,
         }
 
@@ -156,23 +157,34 @@ class Trainer:
 
     def _find_or_make(self, recipe: Recipe) -> Trained:
         """The stored model, verified, or a new one."""
-        checkpoints = Checkpoints(self.store, recipe.key, self.checkpoint_every)
+        label = f"seed {recipe.seed} · {recipe.name}"
         path = self.store.get(recipe.key)
-        if path is not None:
-            checkpoints.clear()  # left where a run was killed at the very end
-            label = f"seed {recipe.seed} · {recipe.name}: in the store"
-            self.console.print(label, highlight=False)
-            return Trained(recipe.key, path)
+        if path is None:
+            with self.store.making(recipe.key, label) as alive:
+                path = self.store.get(recipe.key)  # another run may have made it meanwhile
+                if path is None:
+                    return self._make(recipe, alive)
+        self._checkpoints(recipe).clear()  # left where a run was killed at the very end
+        self.console.print(f"{label}: in the store", highlight=False, markup=False)
+        return Trained(recipe.key, path)
+
+    def _checkpoints(self, recipe: Recipe) -> Checkpoints:
+        machine = devices.describe(self.programs.mesh)
+        return Checkpoints(self.store, recipe.key, self.checkpoint_every, [machine])
+
+    def _make(self, recipe: Recipe, alive: Callable[[], None]) -> Trained:
+        """A new model, put into the store."""
+        checkpoints = self._checkpoints(recipe)
         bench = Bench(recipe.setup, self.images(recipe.dataset), self.programs)
-        result = self._train(recipe, bench, checkpoints)
+        result = self._train(recipe, bench, checkpoints, alive)
         logits = self._predict(recipe, bench, result)
         meta = {
-            "key": recipe.key,
             "fields": recipe.fields,
             "seconds": result.seconds,
             "compile_seconds": result.compile_seconds,
             "history": result.history,
             "claims": result.claims,
+            "made_on": checkpoints.made_on,
         }
         path = self.store.put(
             recipe.key,
@@ -183,7 +195,13 @@ class Trainer:
         checkpoints.clear()
         return Trained(recipe.key, path)
 
-    def _train(self, recipe: Recipe, bench: Bench, checkpoints: Checkpoints) -> Result:
+    def _train(
+        self,
+        recipe: Recipe,
+        bench: Bench,
+        checkpoints: Checkpoints,
+        alive: Callable[[], None],
+    ) -> Result:
         """Runs the recipe's method, from its last checkpoint if it has one."""
         parent = recipe.parent
         start = fresh(bench, recipe.seed) if parent is None else self.obtain(parent).variables()
@@ -203,7 +221,7 @@ class Trainer:
         if resume is not None:
             passes = len(resume.history)
             self.console.print(f"resumed after epoch {passes}", highlight=False)
-        with progress(self.console, f"seed {recipe.seed} · {recipe.name}") as update:
+        with progress(self.console, f"seed {recipe.seed} · {recipe.name}", alive) as update:
             try:
                 return run(
                     actions(task, recipe.settings),
@@ -215,6 +233,9 @@ class Trainer:
                     resume=resume,
                     checkpoint=checkpoints.save,
                 )
+            except Stopped:
+                checkpoints.flush()
+                raise
             except DivergedError as error:
                 self._fail(recipe, error, error.variables)
             except FlaxError as error:  # a user's own module
@@ -236,8 +257,10 @@ class Trainer:
     def _fail(self, recipe: Recipe, problem: object, variables: Variables) -> NoReturn:
         """Keeps the last finite parameters and says where."""
         path = self.diverged / f"{recipe.name}-seed{recipe.seed}"
-        shutil.rmtree(path, ignore_errors=True)
-        save_tree(path, variables)
+        files.remove(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with files.whole(path) as name:
+            save_tree(name, variables)
         raise UserError(
             f"{recipe.name}, seed {recipe.seed}: {problem}; the last finite parameters: {path}"
         )

@@ -1,21 +1,31 @@
 """The folder of results: claimed by one config, written file by file, whole or not at all."""
 
+import contextlib
 import json
 import os
 import shutil
-import uuid
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
+from jaxunlearn import files
+from jaxunlearn.data.forget import Split
 from jaxunlearn.errors import UserError
+from jaxunlearn.files import write_npz, write_text
 from jaxunlearn.metrics.results import Results
-from jaxunlearn.store import write_npz, write_text
+from jaxunlearn.store import is_intact
 
 # What a run may change and still be the same run: these do not alter its numbers.
 INCIDENTAL = ("store", "devices", "checkpoint_every")
+
+
+def _writing(workdir: Path) -> contextlib.AbstractContextManager[None]:
+    """What cannot be written there is a user's error."""
+    return files.writing(
+        workdir, "the working directory", "free some space, or give another --workdir"
+    )
 
 
 def claim(workdir: Path, config: ConfigDict) -> None:
@@ -23,7 +33,7 @@ def claim(workdir: Path, config: ConfigDict) -> None:
     mine = json.loads(json.dumps(config.to_dict()))
     kept = workdir / "config.json"
     try:
-        theirs = json.loads(kept.read_text()) if kept.exists() else None
+        theirs = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else None
         if theirs is not None and not isinstance(theirs, dict):
             raise ValueError
     except (OSError, ValueError) as error:
@@ -43,26 +53,30 @@ def claim(workdir: Path, config: ConfigDict) -> None:
                 f"{workdir} holds a run with another config ({', '.join(changed)} differ); "
                 "give another --workdir, or remove that one"
             )
-    try:
+    with _writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
+        for folder in (workdir, workdir / "models", workdir / "predictions", workdir / "diverged"):
+            files.sweep(folder)
         write_text(kept, json.dumps(mine, indent=1))
-    except OSError as error:
-        raise UserError(
-            f"the working directory {workdir} cannot be written ({error.strerror}); "
-            "give another --workdir"
-        ) from error
 
 
-def copy_model(entry: Path, target: Path) -> None:
+def link_model(entry: Path, workdir: Path, name: str) -> None:
     """Puts a stored model into the folder, by hard links where the file system has them."""
-    meta = (entry / "meta.json").read_bytes()
-    if (target / "meta.json").exists() and (target / "meta.json").read_bytes() == meta:
+    target = workdir / "models" / name
+    if is_intact(target, entry.name):
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    shutil.copytree(entry, temporary, copy_function=_link)
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(temporary, target)
+    with _writing(workdir):
+        target.parent.mkdir(exist_ok=True)
+        files.remove(target)
+        temporary = files.temporary(target)
+        try:
+            shutil.copytree(entry, temporary, copy_function=_link)
+            os.rename(temporary, target)
+        except OSError:
+            if not is_intact(target, entry.name):  # otherwise another run has put it there
+                raise
+        finally:
+            files.discard(temporary)
 
 
 def _link(source: str, target: str) -> None:
@@ -73,22 +87,31 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def write_predictions(path: Path, predictions: dict[str, Any]) -> None:
+def write_split(workdir: Path, split: Split) -> None:
+    """Writes the indices into train, `forget` and `retain`, as an `.npz`."""
+    with _writing(workdir):
+        write_npz(workdir / "split.npz", {"forget": split.forget, "retain": split.retain})
+
+
+def write_predictions(workdir: Path, name: str, predictions: dict[str, Any]) -> None:
     """Writes `Predictions` by set as the columns SET_FIELD of an `.npz`."""
-    path.parent.mkdir(exist_ok=True)
     columns: dict[str, np.ndarray] = {
         f"{which}_{field}": value
         for which, prediction in predictions.items()
         for field, value in prediction._asdict().items()
         if value is not None
     }
-    write_npz(path, columns)
+    with _writing(workdir):
+        (workdir / "predictions").mkdir(exist_ok=True)
+        write_npz(workdir / "predictions" / f"{name}.npz", columns)
 
 
 def write_report(report: Results, workdir: Path) -> None:
     """Writes the files of results; `metrics.json` last: where it is, they are whole."""
     from jaxunlearn.report import figures, terminal
 
-    write_text(workdir / "table.md", terminal.markdown_table(report))
-    figures.draw(report, str(workdir / "figure.png"))
-    write_text(workdir / "metrics.json", json.dumps(report, indent=1, allow_nan=False))
+    with _writing(workdir):
+        write_text(workdir / "table.md", terminal.markdown_table(report))
+        with files.whole(workdir / "figure.png", ".png") as name:
+            figures.draw(report, str(name))
+        write_text(workdir / "metrics.json", json.dumps(report, indent=1, allow_nan=False))

@@ -289,3 +289,20 @@ def test_models_on_different_test_sets_are_a_users_error():
             malignant=(1,),
             malignant_rule="argmax",
         )
+
+
+def test_models_that_were_trained_elsewhere_are_named():
+    here = {"device": "4 × gpu", "cores": 8, "versions": {"python": "3.12", "jax": "0.7"}}
+    there = {"device": "1 × cpu", "cores": 2, "versions": {"python": "3.12", "jax": "0.6"}}
+
+    def judged(seed, *machines):
+        return results.Judged({"seed": seed, "made_on": list(machines)}, None)
+
+    notes = results.made_elsewhere(
+        {"original": [judged(0, there), judged(1, there, here)], "salun": [judged(0, here)]}, here
+    )
+    assert notes == [
+        "Trained on another machine or with other versions (1 × cpu, here 4 × gpu; 2 cores, here 8 "
+        "cores; jax 0.6, here jax 0.7), where RTE was measured: original (seed 0), original (seed "
+        "1)."
+    ]

@@ -18,10 +18,13 @@ def clock(monkeypatch):
 def lines(clock, updates, **options):
     """What is printed by updates of (seconds since the last, share, images, loss, accuracy)."""
     out = io.StringIO()
-    with progress.progress(Console(file=out, width=100, **options), "seed 0 · it") as update:
+    calls = []
+    console = Console(file=out, width=100, **options)
+    with progress.progress(console, "seed 0 · it", lambda: calls.append(clock.now)) as update:
         for seconds, *update_args in updates:
             clock.now += seconds
             update(*update_args)
+    assert len(calls) == len(updates)  # a sign of life to those who wait for the model
     return out.getvalue()
 
 

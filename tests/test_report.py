@@ -43,6 +43,7 @@ def header(seeds=1, synthetic=True, num_classes=2, malignant=(), forgotten=()):
         "seeds": list(range(seeds)),
         "versions": {"python": "3"},
         "device": "1 × cpu",
+        "cores": 2,
         "attack": "threshold",
         "notes": ["the first note"],
     }

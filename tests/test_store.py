@@ -1,12 +1,19 @@
+import errno
 import json
 import os
+import shutil
+import socket
+import subprocess
+import sys
 import threading
 
 import numpy as np
 import pytest
+from process import environment
 
-from jaxunlearn import store
+from jaxunlearn import files, locks, store
 from jaxunlearn.errors import UserError
+from jaxunlearn.training import Point
 
 TREE = {"params": {"w": np.arange(6.0, dtype=np.float32).reshape(2, 3), "b": np.float32(3)}}
 
@@ -44,16 +51,30 @@ def test_lists_of_leaves_keep_their_order(shelf):
         assert (leaf == i).all()
 
 
-def test_what_a_killed_run_left_half_written_is_removed_a_day_later(shelf):
-    old = shelf.root / f".{'a' * 32}.pass-000002.{'0' * 32}"
-    new = shelf.root / f".{'b' * 32}.{'1' * 32}"
-    foreign = shelf.root / ".ssh"  # the store may be a folder that others use too
-    for folder in (old, new, foreign):
-        folder.mkdir()
-    os.utime(old, (0, 0)), os.utime(foreign, (0, 0))
+def test_what_a_killed_run_left_half_written_is_removed_by_the_next(shelf):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    here, name, digits = socket.gethostname()[:60], "a" * 32, "0" * 32
+    gone = [
+        shelf.root / f".{name}.pass-000002.tmp-{here}-{dead.pid}-{digits}",
+        shelf.root / f".{name}.tmp-elsewhere-1-{digits}",
+        shelf.root / f".{name}.lock",
+        shelf.root / f".{name}.holder",
+    ]
+    kept = [
+        shelf.root / f".{name}.tmp-{here}-{os.getpid()}-{digits}",  # still being written
+        shelf.root / f".{name}.tmp-elsewhere-2-{digits}",  # perhaps
+        shelf.root / ".ssh",  # the store may be a folder that others use too
+        shelf.root / ".other.lock",
+    ]
+    for path in (*gone, *kept):
+        path.touch() if path.suffix in (".lock", ".holder") else path.mkdir()
+    for path in (*gone[1:], kept[2], kept[3]):
+        os.utime(path, (0, 0))
     put(shelf)
     again = store.Store(shelf.root, print)
-    assert not old.exists() and new.exists() and foreign.exists() and again.get("k")
+    assert again.get("k") and not any(path.exists() for path in gone)
+    assert all(path.exists() for path in kept)
 
 
 def damage_a_file(entry):
@@ -73,14 +94,174 @@ def empty_meta(entry):
     (entry / "meta.json").write_text("{}")
 
 
-@pytest.mark.parametrize("harm", [damage_a_file, lose_a_file, cut_the_meta, empty_meta])
+def change_the_seconds(entry):
+    meta = json.loads((entry / "meta.json").read_text())
+    (entry / "meta.json").write_text(json.dumps({**meta, "seconds": 0.1}))
+
+
+def add_a_file(entry):
+    (entry / "variables" / "more").write_text("")
+
+
+def link_a_file(entry):
+    (entry / "logits.npz").rename(entry.parent / "elsewhere.npz")
+    (entry / "logits.npz").symlink_to(entry.parent / "elsewhere.npz")
+
+
+def pipe_for_meta(entry):
+    (entry / "meta.json").unlink()
+    os.mkfifo(entry / "meta.json")
+
+
+def move_here_from_another_key(entry):
+    shutil.rmtree(entry)
+    other = store.Store(entry.parent, print)
+    os.rename(put(other, "other", seconds=9.0), entry)
+
+
+def dangling_link(entry):
+    shutil.rmtree(entry)
+    entry.symlink_to(entry.parent / "nowhere")
+
+
+def link_to_an_entry(entry):
+    os.rename(entry, entry.parent.parent / "moved")
+    entry.symlink_to(entry.parent.parent / "moved")
+
+
+def pipe(entry):
+    shutil.rmtree(entry)
+    os.mkfifo(entry)
+
+
+def file(entry):
+    shutil.rmtree(entry)
+    entry.write_text("")
+
+
+HARMS = [
+    damage_a_file,
+    lose_a_file,
+    cut_the_meta,
+    empty_meta,
+    change_the_seconds,
+    add_a_file,
+    link_a_file,
+    pipe_for_meta,
+    move_here_from_another_key,
+    dangling_link,
+    link_to_an_entry,
+    pipe,
+    file,
+]
+
+
+@pytest.mark.parametrize("harm", HARMS, ids=lambda harm: harm.__name__)
 def test_a_damaged_entry_is_set_aside_and_can_be_made_anew(shelf, notices, harm):
     harm(put(shelf))
     assert shelf.get("k") is None
-    assert "was damaged: set aside as k.damaged-" in notices[0]
-    assert next(p.name for p in shelf.root.iterdir()).startswith("k.damaged-")
+    assert "was damaged: set aside as k.damaged-" in notices[0] and len(notices) == 1
+    assert any(path.name.startswith("k.damaged-") for path in shelf.root.iterdir())
     put(shelf)
-    assert shelf.get("k") is not None
+    assert store.read_meta(shelf.get("k"))["seconds"] == 1.5
+
+
+def test_a_point_moved_to_another_model_or_pass_is_not_resumed_from(shelf, notices):
+    def point(passes):
+        history = [{"loss": 1.0, "accuracy": 0.5}] * passes
+        return Point(passes, [np.arange(3.0)], history, 2.0, [], {})
+
+    mine = store.Checkpoints(shelf, "a" * 32, 1, [{"device": "one"}])
+    mine.save(point(2))
+    assert len(mine.latest().history) == 2
+    for target in (f"{'b' * 32}.pass-000002", f"{'a' * 32}.pass-000009"):
+        shutil.copytree(shelf.root / f"{'a' * 32}.pass-000002", shelf.root / target)
+    assert store.Checkpoints(shelf, "b" * 32, 1, []).latest() is None
+    assert len(mine.latest().history) == 2
+    assert len(notices) == 2
+
+
+def test_a_point_that_was_not_its_turn_is_kept_when_the_run_is_stopped(shelf):
+    checkpoints = store.Checkpoints(shelf, "a" * 32, 10, [{"device": "one"}])
+    checkpoints.save(Point(1, [np.arange(3.0)], [{"loss": 1.0}], 2.0, [], {}))
+    assert checkpoints.latest() is None
+    checkpoints.flush()
+    later = store.Checkpoints(shelf, "a" * 32, 10, [{"device": "two"}])
+    assert later.latest().seconds == 2.0
+    assert later.made_on == [{"device": "one"}, {"device": "two"}]
+
+
+def test_a_store_that_cannot_be_written_is_used_for_what_it_has(shelf, notices, monkeypatch):
+    put(shelf), put(shelf, "bad")
+    damage_a_file(shelf.root / "bad")
+    monkeypatch.setattr(store.os, "access", lambda *args: False)
+    fixed = store.Store(shelf.root, notices.append)
+    assert fixed.get("k") and fixed.get("bad") is None
+    assert "stays and is not used" in notices[0] and (shelf.root / "bad").exists()
+    with pytest.raises(UserError, match=r"cannot be written and has no model for salun; set store"):
+        fixed.making("new", "salun").__enter__()
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(shelf, monkeypatch):
+    def full(path, tree):
+        path.mkdir()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(store, "save_tree", full)
+    with pytest.raises(UserError, match=r"cannot be written \(No space left on device\); free"):
+        put(shelf)
+    assert not list(shelf.root.iterdir())
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from jaxunlearn import store
+shelf = store.Store(Path(sys.argv[1]), print)
+with shelf.making("a" * 32, "original"):
+    print("holding", flush=True)
+    time.sleep(float(sys.argv[2]))
+"""
+
+
+def holder(root, seconds):
+    command = [sys.executable, "-c", HOLD, str(root), str(seconds)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment())
+    assert process.stdout.readline() == "holding\n"
+    return process
+
+
+def test_a_model_in_the_making_is_waited_for_and_a_killed_makers_lock_is_free(shelf, notices):
+    with holder(shelf.root, 3) as process, shelf.making("a" * 32, "original"):
+        assert process.wait() == 0
+    assert notices == [
+        f"original: waiting for process {process.pid} on {socket.gethostname()}, which is "
+        "training it"
+    ]
+    assert not list(shelf.root.iterdir())
+    with holder(shelf.root, 60) as process:
+        process.kill()
+        with shelf.making("a" * 32, "original"):
+            pass
+    assert not list(shelf.root.iterdir())
+
+
+def test_a_maker_that_hangs_is_told_of(shelf, notices, monkeypatch):
+    monkeypatch.setattr(locks, "SILENT", 1.0)
+    monkeypatch.setattr(locks, "PATIENCE", 1.5)
+    with holder(shelf.root, 5), shelf.making("a" * 32, "original"):
+        pass
+    assert "has made no progress for" in notices[1] and "stop it" in notices[1]
+
+
+def test_a_file_system_without_locks_is_told_of(shelf, notices, monkeypatch):
+    def none(*args, **kwargs):
+        raise NotImplementedError("no flock")
+
+    monkeypatch.setattr(locks.filelock.FileLock, "acquire", none)
+    with shelf.making("a" * 32, "original") as alive:
+        alive()
+    assert "may train original twice" in notices[0]
 
 
 def test_a_half_written_entry_is_never_seen(shelf, monkeypatch):
@@ -110,9 +291,9 @@ def test_the_key_depends_on_every_field_and_on_no_order():
 
 
 def test_files_are_written_whole_or_not_at_all(tmp_path):
-    store.write_text(tmp_path / "a.json", "one")
-    store.write_text(tmp_path / "a.json", "two")
-    store.write_npz(tmp_path / "b.npz", {"x": np.arange(3)})
+    files.write_text(tmp_path / "a.json", "one")
+    files.write_text(tmp_path / "a.json", "two")
+    files.write_npz(tmp_path / "b.npz", {"x": np.arange(3)})
     assert (tmp_path / "a.json").read_text() == "two"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "b.npz"]
 

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import hashlib
-import os
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -32,11 +31,6 @@ class Split:
         for indices in (self.forget, self.retain):
             digest.update(indices.astype("<i8").tobytes())
         return digest.hexdigest()
-
-    def save(self, path: str | os.PathLike) -> None:
-        """Writes a .npz with `forget` and `retain`."""
-        with open(path, "wb") as file:  # a handle, as savez would add .npz to another name
-            np.savez(file, forget=self.forget, retain=self.retain)
 
 
 def resolve(request: Any, dataset: Dataset) -> tuple[Split, list[str]]:

@@ -9,6 +9,7 @@ dicts whose keys and units are those of `evaluate.METRICS`, and besides:
     fn_change        false negatives on test, minus the reference model's
     fp_change        false positives on test, minus the reference model's
     false_negatives  `clinical.FalseNegatives`, against the reference model
+    made_on          the machines that trained it, in order: device, cores, versions, as in `Base`
     claims           what the method claims of its own result, such as {"epsilon": 1.0}
 
 `gaps` and `avg_gap` are there only if there is a retrained model. An undefined value is None.
@@ -76,16 +77,18 @@ class Base(TypedDict):
       schema: the version of this layout (`SCHEMA`).
       name: the experiment's.
       seeds: of the models, in the order of `per_seed`.
-      versions: of Python and of the packages, by name.
-      device: number, platform and kind.
+      device: number, platform and kind, of the machine that wrote the results.
+      cores: its CPU cores.
+      versions: of Python and of the packages there, by name.
       notes: warnings about the data and the split, in sentences.
     """
 
     schema: int
     name: str
     seeds: list[int]
-    versions: dict[str, str]
     device: str
+    cores: int
+    versions: dict[str, str]
     notes: list[str]
 
 
@@ -204,8 +207,8 @@ def assemble(
     """The results of an experiment: comparisons, means, intervals and verdicts.
 
     Args:
-      header: name, dataset, split, batch_size, seeds, versions, device, attack and notes: see
-        `Report`.
+      header: name, dataset, split, batch_size, seeds, device, cores, versions, attack and notes:
+        see `Report`.
       names: the models', in the order of the tables.
       judged: by name, one per seed in the order of `header["seeds"]`.
       malignant: labels of the malignant classes.
@@ -252,6 +255,40 @@ def assemble(
         "evidence": verdicts.evidence(_sizes(one.values), header["batch_size"]),
     }
     return cast(Report, report)
+
+
+def made_elsewhere(judged: Mapping[str, Sequence[Judged]], machine: Mapping[str, Any]) -> list[str]:
+    """Sentences on the models that came from the store and were not trained as here.
+
+    Args:
+      judged: by name, one per seed; of their values "seed" and "made_on" are read.
+      machine: the present machine's device, cores and versions.
+    """
+    found: dict[str, list[str]] = {}
+    for name, models in judged.items():
+        for values in (model.values for model in models):
+            for made_on in values["made_on"]:
+                differences = _differences(made_on, machine)
+                if differences:
+                    found.setdefault(differences, []).append(f"{name} (seed {values['seed']})")
+    return [
+        f"Trained on another machine or with other versions ({differences}), where RTE was "
+        f"measured: {', '.join(dict.fromkeys(names))}."
+        for differences, names in found.items()
+    ]
+
+
+def _differences(made_on: Mapping[str, Any], machine: Mapping[str, Any]) -> str:
+    """How a machine differs from the present one, in words; "" where it does not."""
+    pairs = [
+        (made_on["device"], machine["device"]),
+        (f"{made_on['cores']} cores", f"{machine['cores']} cores"),
+        *(
+            (f"{package} {version}", f"{package} {machine['versions'].get(package)}")
+            for package, version in made_on["versions"].items()
+        ),
+    ]
+    return "; ".join(f"{there}, here {here}" for there, here in pairs if there != here)
 
 
 def compare(values: Values, reference: Values, *, gaps: bool = True) -> Values:
@@ -368,8 +405,9 @@ def merge(
         "name": name,
         "axes": [[field, list(values)] for field, values in axes],
         "seeds": reports[0]["seeds"],
-        "versions": reports[0]["versions"],
         "device": reports[0]["device"],
+        "cores": reports[0]["cores"],
+        "versions": reports[0]["versions"],
         "notes": list(dict.fromkeys(note for report in reports for note in report["notes"])),
         "cells": cells,
         "comparisons": [_comparison(cells, positions) for positions in _along_first_axis(cells)],

@@ -11,14 +11,17 @@ SECONDS_BETWEEN_LINES = 15.0
 
 
 @contextlib.contextmanager
-def progress(console: Console, title: str) -> Iterator[Callable[[float, int, float, float], None]]:
-    """Yields `update(share done, images since the last call, loss, accuracy)`."""
+def progress(
+    console: Console, title: str, alive: Callable[[], None]
+) -> Iterator[Callable[[float, int, float, float], None]]:
+    """Yields `update(share done, images since the last call, loss, accuracy)`; it calls `alive`."""
     start = line_at = time.monotonic()
     first: float | None = None  # when the first images were done; until then it compiled
     seen = 0
 
     def describe(images: int, loss: float, accuracy: float) -> str:
         nonlocal seen, first
+        alive()
         now = time.monotonic()
         if first is None:
             first = now
@@ -29,7 +32,7 @@ def progress(console: Console, title: str) -> Iterator[Callable[[float, int, flo
 
     if console.is_terminal:
         columns = (
-            TextColumn("{task.description:<32}"),
+            TextColumn("{task.description:<32}", markup=False),
             BarColumn(),
             TextColumn("{task.percentage:3.0f}%"),
             TimeRemainingColumn(),
@@ -51,8 +54,8 @@ def progress(console: Console, title: str) -> Iterator[Callable[[float, int, flo
         state = describe(images, loss, accuracy)
         last = f"{title}: {100 * share:3.0f}%  {left:4.0f} s left  {state}"
         if now - line_at > SECONDS_BETWEEN_LINES and share < 1:
-            console.print(last, highlight=False, soft_wrap=True)
+            console.print(last, highlight=False, soft_wrap=True, markup=False)
             line_at = now
 
     yield plain
-    console.print(last, highlight=False, soft_wrap=True)
+    console.print(last, highlight=False, soft_wrap=True, markup=False)
