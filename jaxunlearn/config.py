@@ -16,6 +16,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict, FieldReference
 
 from jaxunlearn import rules
@@ -24,7 +25,7 @@ from jaxunlearn.data.forget import DEFAULTS as FORGET
 from jaxunlearn.data.forget import RULES as FORGET_RULES
 from jaxunlearn.data.load import DEFAULTS as DATA
 from jaxunlearn.data.load import RULES as DATA_RULES
-from jaxunlearn.errors import UserError, unknown
+from jaxunlearn.errors import UserError, shown, unknown
 from jaxunlearn.methods import retrain
 from jaxunlearn.methods.table import find
 from jaxunlearn.models.build import DEFAULTS as MODEL
@@ -54,13 +55,9 @@ EVAL = {
 }
 
 RULES: dict[str, Rule] = {
-    "name": Rule(lambda value: bool(value) and "/" not in value, "a word without /"),
+    "name": rules.WORD,
     "seeds": Rule(
-        lambda value: (
-            len(value) == len(set(value)) > 0
-            and rules.whole_numbers(0).fits(value)
-            and max(value) < 2**32  # JAX's keys take no more
-        ),
+        lambda value: len(value) == len(set(value)) > 0 and all(map(rules.SEED.fits, value)),
         "different whole numbers from 0 to below 2**32, at least one",
     ),
     "devices": rules.whole(0),
@@ -157,7 +154,7 @@ def as_published(config: ConfigDict) -> None:
 def _change(settings: ConfigDict, changes: Any, where: str) -> None:
     """Makes the changes; each must have a default, and its type."""
     if not isinstance(changes, Mapping):
-        raise UserError(f"{where} must be a dict of settings, got {changes!r}")
+        raise UserError(f"{where} must be a dict of settings, got {shown(changes)}")
     for field, value in changes.items():
         if field not in settings:
             raise unknown(f"field of {where}", field, settings)
@@ -168,11 +165,41 @@ def _change(settings: ConfigDict, changes: Any, where: str) -> None:
             settings[field] = value
         except TypeError as error:
             kind = type(settings[field]).__name__
-            raise UserError(f"{where}.{field} must be of type {kind}, got {value!r}") from error
+            raise UserError(
+                f"{where}.{field} must be of type {kind}, got {shown(value)}"
+            ) from error
+
+
+def plain(config: ConfigDict) -> ConfigDict:
+    """A copy of the config with NumPy's numbers and arrays as Python's, methods in their order."""
+    made = copy.deepcopy(config)
+    if isinstance(config.get("methods"), ConfigDict):
+        entries = copy.deepcopy(dict(config.methods))
+        with made.unlocked(), made.ignore_type():
+            made.methods = ConfigDict(entries, sort_keys=False)
+    _make_plain(made)
+    return made
+
+
+def _make_plain(config: ConfigDict) -> None:
+    with config.ignore_type():
+        for field, value in config.items():
+            if isinstance(value, ConfigDict):
+                _make_plain(value)
+            else:
+                config[field] = _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return tuple(map(_plain, value))
+    return value
 
 
 def check(config: ConfigDict) -> None:
-    """Raises `UserError` at the first setting that is missing or out of range."""
+    """Raises `UserError` at the first setting that is missing, of another type or out of range."""
     _check_sections(config, default(), "config")
     rules.check(config, RULES, "config")
     for section, section_rules in (
@@ -196,9 +223,12 @@ def _check_method(name: str, settings: Any) -> None:
         raise UserError(f"{where} is not a method entry; build it with config.methods(…)")
     if name in ("original", "retrained"):
         raise UserError(f"{where}: {name!r} is reserved; choose another name")
-    if "/" in name:
-        raise UserError(f"{where} must have a name without /")
-    rules.check(settings, {**OPTIMIZER_RULES, **find(settings.method).rules}, where)
+    if not rules.WORD.fits(name):
+        raise rules.broken(rules.WORD, "the name of an entry of config.methods", name)
+    method = find(settings.method)
+    # Of the method's settings; and of every one that the entry has.
+    _check_sections(settings, ConfigDict({**OPTIMIZER, **method.defaults}), where)
+    rules.check(settings, {**OPTIMIZER_RULES, **method.rules}, where)
 
 
 def augment_chain(config: ConfigDict) -> Chain:
@@ -207,13 +237,16 @@ def augment_chain(config: ConfigDict) -> Chain:
 
 
 def _check_sections(config: Any, defaults: ConfigDict, where: str) -> None:
-    """Raises unless the config has all that the defaults have; entries of `methods` are free."""
+    """Raises unless the config has what the defaults have, of their types; `methods` are free."""
     for field, value in defaults.items():
         if field not in config:
             raise UserError(f"{where}.{field} is missing; build the config on config.default()")
         if isinstance(value, ConfigDict):
             if not isinstance(config[field], ConfigDict):
                 raise UserError(
-                    f"{where}.{field} must be a section, set by field, got {config[field]!r}"
+                    f"{where}.{field} must be a section, set by field, got {shown(config[field])}"
                 )
             _check_sections(config[field], value, f"{where}.{field}")
+        elif f"{where}.{field}" != "config.augment" and not rules.is_like(config[field], value):
+            kind = rules.KINDS[type(value)]
+            raise UserError(f"{where}.{field} must be {kind}, got {shown(config[field])}")

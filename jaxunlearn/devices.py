@@ -5,6 +5,7 @@ One code path for one device or many: programs are `jax.jit` with shardings over
 """
 
 import importlib.metadata
+import math
 import os
 import platform
 from typing import Any
@@ -66,6 +67,14 @@ def describe(mesh: Mesh) -> dict[str, Any]:
             **{name: importlib.metadata.version(name) for name in PACKAGES},
         },
     }
+
+
+def memory(mesh: Mesh) -> float:
+    """Bytes of memory of each device; of a CPU, the machine's share."""
+    if on_cpu(mesh):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / mesh.size
+    stats = mesh.devices.flat[0].memory_stats() or {}
+    return stats.get("bytes_limit", math.inf)
 
 
 def switches() -> dict[str, Any]:

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.text import Text
 
+from jaxunlearn import config as config_lib
 from jaxunlearn import devices, files, metrics, plan, workdir
 from jaxunlearn.data.dataset import Examples
 from jaxunlearn.metrics import results
@@ -33,6 +34,7 @@ def run(config: ConfigDict, folder: str | Path, console: Console | None = None) 
     """
     console, folder = console or Console(), files.local(folder, "--workdir")
     say = functools.partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    config = config_lib.plain(config)
     programs = Programs(devices.make_mesh(config.devices))
     experiments = plan.make(config, programs.mesh.size)
     folders = [folder / "cells" / one.cell.label if config.axes else folder for one in experiments]

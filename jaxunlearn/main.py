@@ -1,42 +1,93 @@
-"""The command line: `python -m jaxunlearn.main --config=configs/NAME.py --workdir=DIR`.
+"""The command line: `python -m jaxunlearn.main --config=configs/quickstart.py`.
 
-This file is kept short: flags and one call. `jaxunlearn.experiment.run` is what notebooks and tests
-call.
+It is kept short: flags and one call. `jaxunlearn.experiment.run` is what notebooks and tests call.
 """
 
 import os
+import signal
 import sys
-from pathlib import Path
-from typing import NoReturn
+import traceback
+import types
+from collections.abc import Callable
+from typing import Any, NoReturn
 
-from absl import app, flags
-from ml_collections import config_flags
+INTERRUPTED = b"jaxunlearn: interrupted; rerun the same command to resume\n"
 
-from jaxunlearn import allocator
-from jaxunlearn.errors import UserError, one_line
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "The experiment, a file of configs/; --config.FIELD=VALUE overrides a field."
-)
+def _leave(signum: int, frame: Any) -> NoReturn:
+    """Ends at once, in one line: the imports below take seconds in which a user may think again."""
+    os.write(2, INTERRUPTED)
+    os._exit(128 + signum)
+
+
+if __name__ == "__main__":
+    from jaxunlearn.allocator import restart_with_huge_pages
+
+    signal.signal(signal.SIGINT, _leave)
+    # Control-C waits until the program that this one turns into can answer it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    restart_with_huge_pages()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+from pathlib import Path  # noqa: E402
+
+from absl import app, flags  # noqa: E402
+from ml_collections import ConfigDict, config_flags  # noqa: E402
+
+from jaxunlearn.errors import Stopped, UserError, one_line, shown  # noqa: E402
+
 WORKDIR = flags.DEFINE_string(
     "workdir", "", "Where results go; default: runs/NAME, NAME the config's."
+)
+flags.DEFINE_string(
+    "config",
+    None,
+    "The experiment, a file of configs/; --config.FIELD=VALUE overrides a field.",
+    allow_override=True,
 )
 
 
 def main(argv: list[str]) -> None:
     """Runs the config's experiment; a user's error ends in one line and exit code 2."""
     no_more(argv)
-    from jaxunlearn import experiment
+    config = flags.FLAGS.config
+    with ending():
+        from jaxunlearn import experiment
 
-    try:
-        experiment.run(CONFIG.value, WORKDIR.value or f"runs/{CONFIG.value.name}")
-    except UserError as error:
-        fail(str(error))
-    except KeyboardInterrupt:
-        print(
-            "jaxunlearn: interrupted; rerun the same command to resume", file=sys.stderr, flush=True
-        )
-        os._exit(130)  # exit now: writer threads would print tracebacks on shutdown
+        experiment.run(config, WORKDIR.value or f"runs/{config.name}")
+
+
+class ending:
+    """However the work in the context ends, a user sees one line of it at most."""
+
+    def __enter__(self) -> None:
+        for stream in (sys.stdout, sys.stderr):  # ± and × on a terminal that has no such signs
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, _stop)
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        # Where it does not end in fail: at once, as writer threads would print tracebacks.
+        if isinstance(error, UserError):
+            fail(str(error))
+        if isinstance(error, KeyboardInterrupt):
+            os.write(2, INTERRUPTED)
+            os._exit(128 + signal.SIGINT)
+        if isinstance(error, Stopped):
+            os.write(2, b"jaxunlearn: stopped; rerun the same command to resume\n")
+            os._exit(128 + signal.SIGTERM)
+        if isinstance(error, BrokenPipeError):  # as `| head` leaves it: others say nothing either
+            os._exit(128 + signal.SIGPIPE)
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+            fail("the memory of this machine is not enough; lower batch_size or model.width")
+        if isinstance(error, OSError):
+            fail(f"{one_line(error)}; free some space, or give other folders")
+
+
+def _stop(signum: int, frame: Any) -> NoReturn:
+    """Lets the run keep its last point; the next signal of the kind ends it at once."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    raise Stopped
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -44,51 +95,106 @@ def parse(argv: list[str]) -> list[str]:
     argv = [argv[0], "--verbosity=-1", *argv[1:]]  # INFO is a page of storage details per model
     if "--help" in argv:
         return app.parse_flags_with_usage(argv)
-    argv = [find_config(argument) for argument in argv]
     try:
-        rest = flags.FLAGS(argv)
-        if not flags.FLAGS["config"].present:
+        argv = flags.FLAGS.read_flags_from_files(argv, force_gnu=False)
+        given, argv = _without_config(argv)
+        if not given:
+            flags.FLAGS(argv)  # a misspelt --config is told with its near match
             fail("no config given; give one such as --config=configs/quickstart.py")
-        if CONFIG.value is None:
-            fail("the config's get_config() returned None; end it with `return config`")
-        _ = CONFIG.value.name  # a file that could not be loaded raises only when it is read
+        config = load_config(given)
+        config_flags.DEFINE_config_dict("config", config, sys_argv=argv, allow_override=True)
+        rest = flags.FLAGS(argv)
+        _ = flags.FLAGS.config.name
         return rest
-    except Exception as error:  # a config file is the user's own code, and may raise anything
-        text = str(error)
-        if "Traceback" in text:  # a config file's own failure: what went wrong is its last line
-            fail(f"the config file fails: {text.strip().splitlines()[-1]}")
-        text = one_line(error)
-        if isinstance(error, KeyError) and " " not in text:
-            fail(f"the config has no field {text!r} where a flag sets one")
-        fail(f"the flags are not understood: {text}")
+    except (KeyError, AttributeError) as error:
+        fail(f"a flag sets a field that the config has not: {one_line(error)}")
+    except (flags.Error, ValueError, TypeError, OSError) as error:
+        fail(f"the flags are not understood: {one_line(error)}")
 
 
-def find_config(argument: str) -> str:
-    """The argument; where it is --config=configs/NAME.py without such a file, the installed one."""
-    path, colon, rest = argument.removeprefix("--config=").partition(":")
-    if not argument.startswith("--config=") or os.path.exists(path):
-        return argument
-    installed = Path(__file__).parent / path
-    if Path(path).parts[:-1] != ("configs",) or not installed.exists():
-        fail(f"no config file {path}; give one such as --config=configs/quickstart.py")
-    return f"--config={installed}{colon}{rest}"
+def _without_config(argv: list[str]) -> tuple[str, list[str]]:
+    """The last value of --config, "" where there is none, and the other arguments."""
+    given, arguments = "", iter(argv)
+    rest: list[str] = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if argument == "--":
+            return given, [*rest, argument, *arguments]
+        if name in ("--config", "-config"):
+            given = value if equals else next(arguments, "")
+        else:
+            rest.append(argument)
+    return given, rest
+
+
+def load_config(given: str) -> ConfigDict:
+    """The config that PATH or PATH:ARGUMENT gives; PATH may be one of the installed configs/."""
+    path, argument = _find_config(given)
+    module = sys.modules["config"] = types.ModuleType("config")
+    module.__file__ = str(path)
+    # Read as it is now: no bytecode that an edit within the same second would leave in force.
+    _users_own(path, lambda: exec(compile(path.read_bytes(), path, "exec"), module.__dict__))
+    get_config = getattr(module, "get_config", None)
+    if not callable(get_config):
+        fail(f"the config file {path} has no function get_config()")
+    config = _users_own(path, lambda: get_config(*argument))
+    if config is None:
+        fail(f"get_config() of {path} returned None; end it with `return config`")
+    if not isinstance(config, ConfigDict) or not isinstance(config.get("name"), str):
+        fail(
+            f"get_config() of {path} must return a config built on jaxunlearn.config.default(), "
+            f"got {shown(config)}"
+        )
+    return config
+
+
+def _users_own(path: Path, function: Callable[[], Any]) -> Any:
+    """What the function of a config file returns; it may raise anything, and leave the program."""
+    try:
+        return function()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        line = getattr(error, "lineno", None)
+        for frame in traceback.extract_tb(error.__traceback__):
+            if frame.filename == str(path):
+                line = frame.lineno
+        where = f"{path}, line {line}" if line else path
+        fail(f"the config file fails: {where}: {kind}{one_line(error)}")
+
+
+def _find_config(given: str) -> tuple[Path, list[str]]:
+    """The config's file, and the argument of its function, if any."""
+    path = given
+    argument: list[str] = []
+    while not os.path.isfile(path):
+        installed = Path(__file__).parent / path
+        if Path(path).parts[:-1] == ("configs",) and installed.is_file():
+            return installed, argument
+        path, colon, more = path.rpartition(":")  # a path may have colons of its own
+        if not colon:
+            path = given.partition(":")[0]
+            kind = "is no file" if os.path.exists(path) else "does not exist"
+            fail(f"the config file {path} {kind}; give one such as --config=configs/quickstart.py")
+        argument = [":".join([more, *argument])]
+    return Path(path), argument
 
 
 def no_more(argv: list[str]) -> None:
     """Rejects positional arguments."""
     if argv[1:]:
         fail(
-            f"unexpected argument {' '.join(argv[1:])!r}; flags start with --, "
+            f"unexpected argument {shown(' '.join(argv[1:]))}; flags start with --, "
             "such as --config.seeds=0,1,2"
         )
 
 
 def fail(message: str) -> NoReturn:
     """Ends the program with one line and exit code 2."""
-    print(f"jaxunlearn: {message}", file=sys.stderr)
+    print(f"jaxunlearn: {UserError(message)}", file=sys.stderr)
     sys.exit(2)
 
 
 if __name__ == "__main__":
-    allocator.restart_with_huge_pages()
     app.run(main, flags_parser=parse)

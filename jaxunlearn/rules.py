@@ -5,7 +5,9 @@ from collections.abc import Callable, Collection, Mapping
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
-from jaxunlearn.errors import UserError, near
+from jaxunlearn.errors import UserError, near, shown
+
+MOST = 1e9  # far beyond any sensible setting, and well within what float32 and int32 compute with
 
 
 class Rule(NamedTuple):
@@ -16,11 +18,13 @@ class Rule(NamedTuple):
       allowed: the same in words that follow "must be".
       table: the names to choose from, where it is a choice; they are listed and searched for near
         matches, so `allowed` may end where they begin.
+      most: the largest number allowed, which only a message on a larger one tells.
     """
 
     fits: Callable[[Any], bool]
     allowed: str
     table: Collection[str] = ()
+    most: float = math.inf
 
 
 def one_of(table: Collection[str]) -> Rule:
@@ -29,35 +33,88 @@ def one_of(table: Collection[str]) -> Rule:
 
 
 def at_least(low: float) -> Rule:
-    """A number that is `low` or more."""
-    return Rule(lambda value: value >= low, f"{low} or more")
+    """A number that is `low` or more, and not absurd."""
+    return Rule(
+        lambda value: is_number(value) and low <= value <= MOST, f"{low} or more", most=MOST
+    )
 
 
 def above(low: float) -> Rule:
-    """A number greater than `low`."""
-    return Rule(lambda value: value > low, f"more than {low}")
+    """A number greater than `low`, and not absurd."""
+    return Rule(
+        lambda value: is_number(value) and low < value <= MOST, f"more than {low}", most=MOST
+    )
 
 
 def between(low: float, high: float) -> Rule:
     """A number from `low` to `high`, both allowed."""
-    return Rule(lambda value: low <= value <= high, f"{low} to {high}")
+    return Rule(lambda value: is_number(value) and low <= value <= high, f"{low} to {high}")
 
 
 def below(low: float, high: float) -> Rule:
     """A number from `low`, allowed, to `high`, not allowed."""
-    return Rule(lambda value: low <= value < high, f"{low} to below {high}")
+    return Rule(lambda value: is_number(value) and low <= value < high, f"{low} to below {high}")
 
 
-def whole(low: int) -> Rule:
-    """A whole number that is `low` or more."""
+def whole(low: int, high: int = 10**6) -> Rule:
+    """A whole number from `low` to `high`."""
     return Rule(
-        lambda value: _is(Integral, value) and value >= low, f"a whole number, {low} or more"
+        lambda value: _is(Integral, value) and low <= value <= high,
+        f"a whole number, {low} or more",
+        most=high,
     )
 
 
-def whole_numbers(low: float = -math.inf, allowed: str = "whole numbers") -> Rule:
+def whole_numbers(low: float = -MOST, allowed: str = "whole numbers") -> Rule:
     """Any number of whole numbers, each `low` or more."""
-    return Rule(lambda value: all(_is(Integral, each) and each >= low for each in value), allowed)
+    return Rule(
+        lambda value: all(_is(Integral, each) and low <= each <= MOST for each in value), allowed
+    )
+
+
+# A name that files are called by, with more before and after it.
+WORD = Rule(
+    lambda value: (
+        len(value.encode()) <= 150
+        and not value.startswith(".")
+        and value.isprintable()
+        and not set(value) & set("/\\|")
+        and bool(value.strip())
+    ),
+    "a name of up to 150 bytes without / \\ | or a dot at its start",
+)
+SEED = Rule(
+    lambda value: _is(Integral, value) and 0 <= value < 2**32,  # JAX's keys take no more
+    "a whole number, 0 or more",
+    most=2**32 - 1,
+)
+
+
+# As a message names the type of a setting, by that of its default.
+KINDS: dict[type, str] = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    str: "a text in quotes",
+    tuple: "a tuple",
+}
+
+
+def is_like(value: Any, default: Any) -> bool:
+    """Whether a setting is of its default's type; of an unusual one, whatever it is."""
+    fits: dict[type, Callable[[Any], bool]] = {
+        bool: lambda value: isinstance(value, bool),
+        int: lambda value: _is(Integral, value),
+        float: lambda value: _is(Real, value),
+        str: lambda value: isinstance(value, str),
+        tuple: lambda value: isinstance(value, tuple | list),
+    }
+    return fits.get(type(default), lambda value: True)(value)
+
+
+def is_number(value: Any) -> bool:
+    """Whether the value is a finite number; True and False are none here."""
+    return _is(Real, value) and math.isfinite(value)
 
 
 def numbers(
@@ -68,7 +125,7 @@ def numbers(
     """Numbers that all fit; where `counts` is given, one of so many."""
     return Rule(
         lambda value: (
-            all(_is(Real, each) and fits(each) for each in value)
+            all(is_number(each) and fits(each) for each in value)
             and (counts is None or len(value) in counts)
         ),
         allowed,
@@ -104,11 +161,13 @@ def check(settings: Mapping[str, Any], rules: Mapping[str, Rule], where: str) ->
 def _fits(rule: Rule, value: Any) -> bool:
     try:
         return bool(rule.fits(value))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError, AttributeError):
         return False
 
 
 def broken(rule: Rule, what: str, value: Any) -> UserError:
     """The error for a value that breaks a rule."""
     allowed = f"{rule.allowed} {', '.join(rule.table)}" if rule.table else rule.allowed
-    return UserError(f"{what} must be {allowed}, got {value!r}{near(value, rule.table)}")
+    if _is(Real, value) and not value <= rule.most:
+        allowed += f" and at most {rule.most:g}"
+    return UserError(f"{what} must be {allowed}, got {shown(value)}{near(value, rule.table)}")

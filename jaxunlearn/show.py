@@ -89,14 +89,12 @@ def save(rows: dict[str, np.ndarray], title: str, path: Path) -> None:
 def run(argv: list[str]) -> None:
     """Makes the sheet of the config."""
     main.no_more(argv)
-    config = main.CONFIG.value
-    try:
+    config = flags.FLAGS.config
+    with main.ending():
         config_lib.check(config)
         dataset = load(config.data)
         rows = draw(config, dataset, DRAWS.value, SEED.value)
         save(rows, f"{config.name}: {dataset.name}", Path(OUT.value).expanduser())
-    except UserError as error:
-        main.fail(str(error))
     print(f"{OUT.value}: {', '.join(rows)}")
 
 

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import stat
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -40,20 +41,31 @@ def save_tree(path: Path, tree: Any) -> None:
     """Writes a pytree of arrays as an Orbax checkpoint."""
     import orbax.checkpoint as ocp
 
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        checkpointer.save(path.absolute(), tree)
+    with _literal(path) as path, ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        checkpointer.save(path, tree)
 
 
 def load_tree(path: Path) -> Any:
     """Reads an Orbax checkpoint as nested dicts and lists of numpy arrays."""
     import orbax.checkpoint as ocp
 
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        tree = checkpointer.metadata(path.absolute()).item_metadata.tree
+    with _literal(path) as path, ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        tree = checkpointer.metadata(path).item_metadata.tree
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-        return checkpointer.restore(
-            path.absolute(), args=ocp.args.PyTreeRestore(restore_args=as_numpy)
-        )
+        return checkpointer.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+
+
+@contextlib.contextmanager
+def _literal(path: Path) -> Iterator[Path]:
+    """A path to the same place that Orbax does not take for a pattern."""
+    path = path.absolute()
+    if not set("[]*?") & set(str(path.parent)):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder, "parent")
+        link.symlink_to(path.parent)
+        yield link / path.name
 
 
 def read_meta(path: Path) -> dict[str, Any]:

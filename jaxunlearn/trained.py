@@ -260,7 +260,8 @@ class Trainer:
         files.remove(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with files.whole(path) as name:
-            save_tree(name, variables)
+            name.mkdir()
+            save_tree(name / "variables", variables)
         raise UserError(
             f"{recipe.name}, seed {recipe.seed}: {problem}; the last finite parameters: {path}"
         )

@@ -257,7 +257,7 @@ def test_what_only_the_data_or_the_devices_can_tell_is_told_before_training(conf
 
 def test_none_is_no_value(config, tmp_path):
     config.train.lr = None
-    with pytest.raises(UserError, match=r"config\.train\.lr must be more than 0, got None"):
+    with pytest.raises(UserError, match=r"config\.train\.lr must be a number, got None"):
         run(config, tmp_path / "run")
 
 

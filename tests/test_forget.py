@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
+from jaxunlearn import workdir
 from jaxunlearn.data import Dataset, Examples
 from jaxunlearn.data.forget import REQUESTS, Split, resolve
 from jaxunlearn.errors import UserError
@@ -131,7 +132,7 @@ def test_indices_are_read_from_every_kind_of_file(name, tmp_path):
 
 def test_a_saved_split_comes_back_and_can_be_asked_for_again(tmp_path):
     split, _ = resolve(request(), SIXTY)
-    split.save(tmp_path / "split.npz")
+    workdir.write_split(tmp_path, split)
     with np.load(tmp_path / "split.npz") as file:
         assert Split(file["forget"], file["retain"]).fingerprint == split.fingerprint
     again, _ = resolve(request(kind="indices", path=str(tmp_path / "split.npz")), SIXTY)

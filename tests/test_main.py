@@ -1,6 +1,7 @@
 """The command line as a user meets it: real processes, real kills."""
 
 import os
+import re
 import signal
 import sys
 import time
@@ -10,6 +11,7 @@ import toy
 from process import ROOT, environment, finish, start
 
 from jaxunlearn import allocator, main, store
+from jaxunlearn.errors import UserError
 
 CONFIG = """
 import sys
@@ -62,15 +64,15 @@ def test_the_allocator_is_set_up_once_and_a_users_own_settings_are_kept(tmp_path
     config.write_text(
         "import os, sys\n"
         "def get_config():\n"
-        "    sys.exit(repr((os.environ['GLIBC_TUNABLES'], sys.argv[1:])))\n"
+        "    print((os.environ['GLIBC_TUNABLES'], sys.argv[1:]))\n"
     )
     env = environment()
     env.pop("GLIBC_TUNABLES", None)
     if given is not None:
         env["GLIBC_TUNABLES"] = given
     flags = [f"--config={config}", "--workdir=a b"]
-    _, _, err = finish(*flags, env=env)
-    assert err.strip() == repr((allocator.TUNABLES if given is None else given, flags))
+    _, out, _ = finish(*flags, env=env)
+    assert out.strip() == repr((allocator.TUNABLES if given is None else given, flags))
 
 
 def test_control_c_is_one_line(config_file, tmp_path):
@@ -89,12 +91,12 @@ def test_control_c_is_one_line(config_file, tmp_path):
     "flags, message",
     [
         ([], "no config given; give one such as --config=configs/quickstart.py"),
-        (["--config=configs/nowhere.py"], "no config file configs/nowhere.py; give one such as"),
+        (["--config=configs/nowhere.py"], "configs/nowhere.py does not exist; give one such as"),
         (["--config=configs/quickstart.py", "--config.modle.width=3"], 'Did you mean "model"'),
         (["--config=configs/quickstart.py", "--config.model.width=x"], "invalid literal for int"),
         (
             ["--config=configs/quickstart.py", "--config.methods.neggrad.lr=1"],
-            "the config has no field 'neggrad' where a flag sets one",
+            "a flag sets a field that the config has not: neggrad",
         ),
         (["--confg=configs/quickstart.py"], "Did you mean: config"),
         (["--config=configs/quickstart.py", "seeds=3"], "unexpected argument 'seeds=3'"),
@@ -147,18 +149,106 @@ def test_every_config_loads_and_passes_the_check(path):
 def test_a_config_that_is_not_here_is_the_installed_one(tmp_path, monkeypatch):
     installed = tmp_path / "jaxunlearn" / "configs" / "quickstart.py"
     installed.parent.mkdir(parents=True)
-    installed.write_text("")
     monkeypatch.setattr(main, "__file__", str(tmp_path / "jaxunlearn" / "main.py"))
     monkeypatch.chdir(tmp_path)
-    given = "--config=configs/quickstart.py:5"
-    assert main.find_config(given) == f"--config={installed}:5"
-    assert main.find_config("--workdir=configs/x") == "--workdir=configs/x"
-    (tmp_path / "configs").mkdir()
-    (tmp_path / "configs" / "quickstart.py").write_text("")
-    assert main.find_config(given) == given
-    for missing in ("configs/other.py", "jaxunlearn/quickstart.py", "../configs/x.py"):
+    monkeypatch.setattr(main, "_users_own", lambda path, function: function())
+    text = "from ml_collections import ConfigDict\ndef get_config(*given):\n"
+    installed.write_text(text + "    return ConfigDict({'name': 'installed', 'given': given})")
+    assert main.load_config("configs/quickstart.py").name == "installed"
+    assert main.load_config("configs/quickstart.py:5:6").given == ("5:6",)
+    here = tmp_path / "configs" / "quickstart.py"
+    here.parent.mkdir()
+    here.write_text(text + "    return ConfigDict({'name': 'here', 'given': given})")
+    assert main.load_config("configs/quickstart.py").name == "here"
+    colon = tmp_path / "a:b.py"
+    colon.write_text(here.read_text())
+    assert main.load_config(f"{colon}").given == ()
+    assert main.load_config(f"{colon}:x").given == ("x",)
+    for missing in ("configs/other.py", "jaxunlearn/quickstart.py", "../configs/x.py", "configs"):
         with pytest.raises(SystemExit):
-            main.find_config(f"--config={missing}")
+            main.load_config(missing)
+
+
+def until_a_point_is_kept(process, store_folder):
+    deadline = time.monotonic() + 240
+    while not list(store_folder.glob("[!.]*.pass-*")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_stopped_by_the_system_it_keeps_its_last_epoch(config_file, tmp_path):
+    """As a cluster's time limit does; --config.checkpoint_every is far from the last epoch."""
+    flags = [f"--config={config_file}", f"--workdir={tmp_path / 'run'}"]
+    process = start(*flags, "--config.checkpoint_every=10")
+    until_a_point_is_kept(process, tmp_path / "store")
+    time.sleep(0.3)
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert err.strip() == "jaxunlearn: stopped; rerun the same command to resume"
+    (point,) = (tmp_path / "store").glob("*.pass-*")
+    assert len(store.read_meta(point)["history"]) >= 10
+    assert not [p for p in (tmp_path / "store").iterdir() if ".tmp-" in p.name]
+
+
+def test_control_c_while_it_still_imports_is_one_line(config_file, tmp_path):
+    process = start(f"--config={config_file}", f"--workdir={tmp_path / 'run'}")
+    time.sleep(0.7)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.strip() == "jaxunlearn: interrupted; rerun the same command to resume"
+
+
+def test_brackets_colons_and_a_terminal_without_unicode(config_file, tmp_path):
+    """What a user's folders and shell may be like, in one run."""
+    folder = tmp_path / "[old] runs:10*"
+    env = environment(PYTHONUTF8="0", LC_ALL="C", PYTHONIOENCODING="ascii", PYTHONCOERCECLOCALE="0")
+    flags = [
+        f"--config={config_file}",
+        f"--workdir={folder / '[/b]run'}",
+        f"--config.store={folder / '[x]store'}",
+        "--config.train.epochs=2",
+    ]
+    for _ in range(2):  # the second from what the first has stored
+        code, out, err = finish(*flags, env=env)
+        assert code == 0, err
+        assert f"Results: {folder / '[/b]run'}" in out
+    assert (folder / "[/b]run" / "metrics.json").exists() and (folder / "[x]store").is_dir()
+
+
+def test_a_pipe_that_closes_is_left_in_silence(config_file, tmp_path):
+    process = start(f"--config={config_file}", f"--workdir={tmp_path / 'run'}")
+    with process:
+        process.stdout.close()
+        err = process.stderr.read()
+    assert process.returncode in (1, 128 + signal.SIGPIPE) and err == ""
+
+
+@pytest.mark.parametrize(
+    "flag, message",
+    [
+        ("--workdir=gs://bucket/run", "--workdir must be on this machine's file system"),
+        ("--config.store=s3://bucket", "config.store must be on this machine's file system"),
+        ("--workdir=~nosuchuser/run", "there is no such user's home folder"),
+        (f"--workdir=/tmp/{'x' * 300}", "a name of 300 bytes; allowed: up to 255"),
+    ],
+)
+def test_a_folder_that_cannot_be_is_one_line(flag, message, tmp_path, monkeypatch):
+    from jaxunlearn import config as config_lib
+    from jaxunlearn import experiment
+
+    monkeypatch.chdir(tmp_path)
+    config, workdir = config_lib.default(), "run"
+    if flag.startswith("--workdir="):
+        workdir = flag.removeprefix("--workdir=")
+    else:
+        config.store = flag.removeprefix("--config.store=")
+    config.data.count = 10
+    with pytest.raises(UserError, match=re.escape(message)):
+        experiment.run(config, workdir)
+    assert not list(tmp_path.iterdir())
 
 
 def test_pathmnist_shaped_file_goes_through_the_published_config(tmp_path):

@@ -14,11 +14,17 @@ from jaxunlearn.rules import Rule
     [
         (rules.one_of(("sgd", "adam")), ["sgd"], ["sdg", None, 3, [], ()]),
         (rules.one_of({"sgd": 1}), ["sgd"], ["sdg", {}]),
-        (rules.at_least(0), [0, 0.5, np.float32(2)], [-1e-9, float("nan"), "a", None]),
-        (rules.above(0), [1e-9], [0, float("nan"), None]),
+        (rules.at_least(0), [0, 0.5, np.float32(2)], [-1e-9, float("nan"), "a", None, True]),
+        (rules.above(0), [1e-9, 1e9], [0, float("nan"), None, float("inf"), 2e9, 10**400, True]),
         (rules.between(0, 1), [0, 1, 0.5], [-0.1, 1.1, float("nan"), "0"]),
         (rules.below(0, 1), [0, 0.999], [1, -0.1, float("nan")]),
-        (rules.whole(1), [1, 7, np.int64(3)], [0, 1.0, 2.5, True, "1", None]),
+        (rules.SEED, [0, 2**32 - 1, np.uint32(7)], [-1, 2**32, 0.0, True]),
+        (
+            rules.WORD,
+            ["a b", "[x]", "ä", ".5"[1:]],
+            ["", " ", ".x", "a/b", "a|b", "a\n", "a\0", "x" * 151, 3],
+        ),
+        (rules.whole(1), [1, 7, np.int64(3), 10**6], [0, 10**6 + 1, 1.0, 2.5, True, "1", None]),
         (rules.whole_numbers(0), [(), (0, 3), [np.int32(2)]], [(-1,), (0.5,), ("a",), 3, (True,)]),
         (rules.whole_numbers(), [(-5,)], [(0.5,)]),
         (rules.numbers(), [(), (0.5, -1)], [("a",), 0.5, None]),
@@ -38,6 +44,16 @@ def test_what_fits(rule, fit, unfit):
     [
         (rules.at_least(0), -1, "config.train.lr must be 0 or more, got -1"),
         (rules.above(0), 0, "config.train.lr must be more than 0, got 0"),
+        (
+            rules.above(0),
+            float("inf"),
+            "config.train.lr must be more than 0 and at most 1e+09, got inf",
+        ),
+        (
+            rules.whole(1),
+            2**32,
+            "config.train.lr must be a whole number, 1 or more and at most 1e+06, got 4294967296",
+        ),
         (rules.between(0, 1), 2, "config.train.lr must be 0 to 1, got 2"),
         (rules.below(0, 1), 1, "config.train.lr must be 0 to below 1, got 1"),
         (rules.whole(1), 2.5, "config.train.lr must be a whole number, 1 or more, got 2.5"),

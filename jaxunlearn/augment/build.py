@@ -3,13 +3,17 @@
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import jax
 from jax import Array
 
+from jaxunlearn import rules
 from jaxunlearn.augment import policies
-from jaxunlearn.errors import UserError, unknown
+from jaxunlearn.errors import UserError, shown, unknown
+
+LARGEST = 1000  # of any parameter of a policy
 
 Augment = Callable[[Array, Array, Array], tuple[Array, Array]]
 
@@ -83,7 +87,7 @@ def chain(names: Sequence[str] | str, **params: Mapping[str, Any]) -> Chain:
     """
     names = _policies(names)
     for name in (*names, *params):
-        if name not in POLICIES:
+        if not isinstance(name, str) or name not in POLICIES:
             raise unknown("augmentation", name, POLICIES)
     frozen = {}
     for name, given in params.items():
@@ -91,9 +95,24 @@ def chain(names: Sequence[str] | str, **params: Mapping[str, Any]) -> Chain:
         for param in given:
             if param not in default:
                 raise unknown(f"parameter of {name}", param, default)
+        for param, value in given.items():
+            if not _is_like(value, default[param]):
+                raise UserError(
+                    f"augment_params.{name}.{param} must be like {default[param]!r}: finite, up to "
+                    f"{LARGEST}, and whole where that is, got {shown(value)}"
+                )
         items = [(p, tuple(v) if isinstance(v, list) else v) for p, v in given.items()]
         frozen[name] = tuple(sorted((p, v) for p, v in items if v != default[p]))
     return tuple((name, frozen.get(name, ())) for name in names if name != "none")
+
+
+def _is_like(value: Any, default: Any) -> bool:
+    """Whether a parameter is of its default's kind, a whole number, a number, or several."""
+    if isinstance(default, tuple):
+        several = isinstance(value, tuple | list) and len(value) > 0
+        return several and all(_is_like(each, default[0]) for each in value)
+    whole = not isinstance(default, int) or isinstance(value, Integral)
+    return whole and rules.is_number(value) and abs(value) <= LARGEST
 
 
 def _policies(names: Sequence[str] | str) -> tuple[str, ...]:

@@ -351,10 +351,16 @@ def random_erasing(
     """
     _require(0 <= p <= 1, "random_erasing.p", p, "0 to 1")
     _require(
-        0 < area[0] <= area[1] < 1, "random_erasing.area", area, "shares (low, high) within 0 to 1"
+        len(area) == 2 and 0 < area[0] <= area[1] < 1,
+        "random_erasing.area",
+        area,
+        "shares (low, high) within 0 to 1",
     )
     _require(
-        0 < aspect[0] <= aspect[1], "random_erasing.aspect", aspect, "(low, high), both above 0"
+        len(aspect) == 2 and 0 < aspect[0] <= aspect[1],
+        "random_erasing.aspect",
+        aspect,
+        "(low, high), both above 0",
     )
     _require(
         len(fill) in (1, 3) and 0 <= min(fill) <= max(fill) <= 255,

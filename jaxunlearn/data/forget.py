@@ -222,7 +222,7 @@ RULES: dict[str, Rule] = {
     ),
     "classes": rules.whole_numbers(0, "labels, whole numbers from 0"),
     "groups": rules.whole_numbers(),
-    "seed": rules.whole(0),
+    "seed": rules.SEED,
 }
 
 

@@ -7,6 +7,9 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxunlearn import devices
+from jaxunlearn.errors import UserError
+
 
 class Programs:
     """Compiled programs by function and argument shapes, and the seconds that compiling took."""
@@ -28,9 +31,29 @@ class Programs:
             start = time.perf_counter()
             replicated = NamedSharding(self.mesh, PartitionSpec())
             jitted = jax.jit(function, donate_argnums=donate, out_shardings=replicated)
-            self._compiled[cache_key] = jitted.lower(*args).compile()
+            compiled = jitted.lower(*args).compile()
+            self._check_memory(compiled)
+            self._compiled[cache_key] = compiled
             self.seconds += time.perf_counter() - start
         return self._compiled[cache_key]
+
+    def _check_memory(self, compiled: Any) -> None:
+        """Raises where a program needs more memory than there is, before it runs into that."""
+        sizes = compiled.memory_analysis()
+        if sizes is None:  # not every platform tells
+            return
+        needed = (
+            sizes.temp_size_in_bytes
+            + sizes.argument_size_in_bytes
+            + sizes.output_size_in_bytes
+            - sizes.alias_size_in_bytes
+        )
+        there = devices.memory(self.mesh)
+        if needed > there:
+            raise UserError(
+                f"one step needs {needed / 2**30:.1f} GiB of memory on each device, which has "
+                f"{there / 2**30:.1f} GiB; lower batch_size, model.width or the size of the images"
+            )
 
 
 class Stopwatch:
