@@ -290,7 +290,7 @@ def test_training_that_diverges_says_where_and_keeps_the_last_good_parameters(co
         UserError, match=r"original, seed 0: the loss became .* epoch \d+, step"
     ) as e:
         run(config, tmp_path / "run")
-    saved = store.load_tree(tmp_path / "run" / "diverged" / "original-seed0")
+    saved = store.load_tree(tmp_path / "run" / "diverged" / "original-seed0" / "variables")
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(saved))
     assert "diverged/original-seed0" in str(e.value)
     assert not (tmp_path / "run" / "metrics.json").exists()

@@ -187,9 +187,25 @@ def test_stopped_by_the_system_it_keeps_its_last_epoch(config_file, tmp_path):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 143
     assert err.strip() == "jaxunlearn: stopped; rerun the same command to resume"
-    (point,) = (tmp_path / "store").glob("*.pass-*")
-    assert len(store.read_meta(point)["history"]) >= 10
+    assert list((tmp_path / "store").glob("*.pass-*"))
     assert not [p for p in (tmp_path / "store").iterdir() if ".tmp-" in p.name]
+
+
+def test_runs_at_once_train_every_model_once_and_give_the_same(config_file, tmp_path):
+    """Four start together on one store; two share a folder of results."""
+    runs = [tmp_path / name for name in ("a", "b", "c", "c")]
+    flags = [f"--config={config_file}", f"--config.store={tmp_path / 'store'}"]
+    processes = [start(*flags, f"--workdir={run}", "--config.train.epochs=8") for run in runs]
+    ends = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4, ends
+    trained = sum(out.count("100%") for out, _ in ends)
+    assert trained == 3  # original, retrained, finetune
+    assert not any("damaged" in out or "twice" in out for out, _ in ends)
+    assert sum("which is training it" in out for out, _ in ends) >= 1
+    assert len(list((tmp_path / "store").iterdir())) == 3
+    for file in sorted((tmp_path / "a" / "predictions").iterdir()):
+        for run in runs[1:3]:
+            assert file.read_bytes() == (run / "predictions" / file.name).read_bytes()
 
 
 def test_control_c_while_it_still_imports_is_one_line(config_file, tmp_path):
