@@ -104,7 +104,7 @@ def make(config: ConfigDict, num_devices: int) -> list[Experiment]:
         dataset = datasets[source]
         check_fit(cell.config, dataset, num_devices)
         split, notes = forget.resolve(cell.config.forget, dataset)
-        experiments.append(Experiment(cell, dataset, split, notes))
+        experiments.append(Experiment(cell, dataset, split, [*dataset.notes, *notes]))
         check_judged(experiments[-1])
     return experiments
 

@@ -196,7 +196,10 @@ def test_no_groups_no_warnings():
         (dict(kind="groups", fraction=0.01), r"selects none"),
         (dict(kind="groups", fraction=2), r"forget\.fraction must be .*, got 2$"),
         (dict(kind="indices"), r"needs forget.path"),
-        (dict(kind="indices", path="/no/such.txt"), r"cannot read /no/such.txt"),
+        (
+            dict(kind="indices", path="/no/such.txt"),
+            r"/no/such.txt cannot be read as a list of indices: there is no file",
+        ),
         (dict(kind="indices", path="/no/such.npy"), r"/no/such.npy cannot be read"),
     ],
 )
@@ -213,12 +216,16 @@ def test_each_wrong_request_says_what_to_do(fields, message):
         ("a.txt", "-1\n", r"the index -1 is not in train"),
         ("a.txt", "1\n2\n1\n", r"the index 1 is listed 2 times"),
         ("a.txt", "1\n2.5\n", r"line 2: '2.5' is not an index"),
-        ("a.txt", "", r"selects none"),
+        ("a.txt", "", r"cannot be read as a list of indices: the file is empty"),
         ("a.txt", "9" * 30, r"line 1: '9+' is not an index"),
         ("a.npy", np.array([0.0, 1.0]), r"float64 \[2\]; allowed: integers"),
         ("a.npy", np.zeros(60, bool), r"bool \[60\]; allowed: integers"),
         ("a.npy", np.zeros((1, 2), int), r"int64 \[1, 2\]; allowed: integers"),
-        ("a.npy", np.array([1, None]), r"cannot be read as a file with forget"),
+        (
+            "a.npy",
+            np.array([1, None]),
+            r"the array holds pickled Python objects, which are never loaded",
+        ),
     ],
 )
 def test_each_wrong_index_file_says_what_to_do(name, content, message, tmp_path):
@@ -231,7 +238,7 @@ def test_each_wrong_index_file_says_what_to_do(name, content, message, tmp_path)
 def test_an_npz_without_forget_is_refused(tmp_path):
     path = tmp_path / "a.npz"
     np.savez(path, other=np.arange(3))
-    with pytest.raises(UserError, match="cannot be read as a file with forget"):
+    with pytest.raises(UserError, match=r"cannot be read as a \.npz with forget: it lacks forget"):
         resolve(request(kind="indices", path=str(path)), SIXTY)
 
 

@@ -108,8 +108,8 @@ def test_images_use_the_range_without_clipping(dataset):
 @pytest.mark.parametrize(
     "fields, message",
     [
-        (dict(count=9), r"data\.count must be a whole number, 10 or more, got 9"),
-        (dict(size=7), r"data\.size must be a whole number, 8 or more, got 7"),
+        (dict(count=9), r"data\.count must be a whole number, 10 to 1000000000, got 9"),
+        (dict(size=7), r"data\.size must be a whole number, 8 to 16384, got 7"),
     ],
 )
 def test_too_few_images_or_pixels_are_refused(fields, message):
