@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 from jaxunlearn.data import Dataset, Examples
-from jaxunlearn.data.forget import REQUESTS, Split, resolve
+from jaxunlearn.data.forget import DEFAULTS, READS, REQUESTS, Split, reads, resolve
 from jaxunlearn.errors import UserError
 
 
@@ -254,3 +254,42 @@ def test_a_class_that_train_never_had_is_not_missed():
 
 def test_every_kind_has_a_test_of_its_own():
     assert set(REQUESTS) == {"fraction", "per_class", "class", "groups", "indices"}
+
+
+def test_every_kind_says_which_settings_it_reads():
+    assert READS.keys() == REQUESTS.keys()
+    assert set().union({"kind"}, *READS.values()) == DEFAULTS.keys()
+    assert reads(request(kind="groups")) == ("groups", "fraction", "seed")
+    assert reads(request(kind="groups", groups=(1,))) == ("groups",)
+    assert reads(request()) == ("fraction", "balanced", "seed")
+
+
+@pytest.mark.parametrize("given", [[2], np.array([2]), (np.uint8(2),)])
+def test_numpys_numbers_and_lists_are_labels_and_groups_too(given):
+    split, _ = resolve(request(kind="class", classes=given), SIXTY)
+    assert split.forget.tolist() == list(range(50, 60))
+    split, _ = resolve(request(kind="groups", groups=given), SIXTY)
+    assert split.forget.tolist() == [8, 9, 10, 11]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (dict(seed=2**32), "seed must be a whole number, 0 to 4294967295, got 4294967296"),
+        (dict(seed=True), "seed must be a whole number"),
+        (dict(balanced=1), "balanced must be True or False, got 1"),
+        (dict(fraction=True), "fraction must be more than 0"),
+        (dict(kind="class", classes=(True,)), "classes must be labels"),
+        (dict(kind="class", classes=(10**30,)), "got 10{30}, which is not a label"),
+        (dict(kind="groups", groups=(2.0,)), "groups must be whole numbers"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused(fields, message):
+    with pytest.raises(UserError, match=message):
+        resolve(request(**fields), SIXTY)
+
+
+def test_a_mask_in_place_of_indices_is_told_what_to_do(tmp_path):
+    np.save(tmp_path / "a.NPY.npy", np.arange(60) < 5)
+    with pytest.raises(UserError, match=r"bool \[60\]; .* of a mask take numpy.flatnonzero"):
+        resolve(request(kind="indices", path=str(tmp_path / "a.NPY.npy")), SIXTY)

@@ -42,15 +42,16 @@ def load(config: Any) -> Dataset:
     Raises:
       UserError: the images do not fit in this machine's memory.
     """
-    _check_memory(config.count, config.size)
-    counts = (config.count, config.count // 5, config.count // 3)
+    count, size = int(config.count), int(config.size)  # NumPy's integers would overflow
+    _check_memory(count, size)
+    counts = (count, count // 5, count // 3)
     train, val, test = (
         # At most as many patients as images: numbers from the sum of the sets before are new.
-        _draw(stage_rng("lesions", config.seed, i), count, config.size, sum(counts[:i]))
-        for i, count in enumerate(counts)
+        _draw(stage_rng("lesions", config.seed, i), number, size, sum(counts[:i]))
+        for i, number in enumerate(counts)
     )
-    wrong = stage_rng("wrong labels", config.seed).permutation(config.count)
-    wrong = wrong[: round(WRONG_LABELS * config.count)]
+    wrong = stage_rng("wrong labels", config.seed).permutation(count)
+    wrong = wrong[: round(WRONG_LABELS * count)]
     train.labels[wrong] = 1 - train.labels[wrong]
     return Dataset(
         "lesions (synthetic)",

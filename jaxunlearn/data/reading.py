@@ -46,6 +46,10 @@ class Form(NamedTuple):
     advice: str
 
 
+class _Unfit(Exception):
+    """Why a file is refused, in words."""
+
+
 def memory() -> int:
     """Bytes of this machine's memory."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -81,13 +85,13 @@ def regular(path: str | os.PathLike, what: str, form: Form) -> Path:
         except FileNotFoundError:
             link = file.is_symlink()
             reason = "it is a link to no file" if link else "there is no file of that name"
-            raise ValueError(reason) from None
+            raise _Unfit(reason) from None
         if not stat.S_ISREG(found.st_mode):  # a pipe would hang, a device never end
-            raise ValueError(_KINDS.get(stat.S_IFMT(found.st_mode), "it is no regular file"))
+            raise _Unfit(_KINDS.get(stat.S_IFMT(found.st_mode), "it is no regular file"))
         if not os.access(file, os.R_OK):
-            raise ValueError("there is no permission to read it")
+            raise _Unfit("there is no permission to read it")
         if found.st_size == 0:
-            raise ValueError("the file is empty")
+            raise _Unfit("the file is empty")
     return file
 
 
@@ -96,12 +100,12 @@ def text(path: Path, form: Form) -> str:
     with _parsing(path, form), open(path, "rb") as opened:
         content = opened.read(TEXT_LIMIT + 1)
         if len(content) > TEXT_LIMIT:
-            raise ValueError(f"it has more than {TEXT_LIMIT // 2**20} MiB")
+            raise _Unfit(f"it has more than {TEXT_LIMIT // 2**20} MiB")
         try:
             decoded = content.decode("utf-8-sig")  # Windows' editors begin with a mark
         except UnicodeDecodeError as error:
             line = content[: error.start].count(b"\n") + 1
-            raise ValueError(f"line {line} is not UTF-8 text") from None
+            raise _Unfit(f"line {line} is not UTF-8 text") from None
         return decoded.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -128,11 +132,11 @@ def npz(
             name = info.filename.removesuffix(".npy")
             if name in needed or name in optional:
                 if name in members:
-                    raise ValueError(f"it holds {name} twice")
+                    raise _Unfit(f"it holds {name} twice")
                 members[name] = info
         missing = [name for name in needed if name not in members]
         if missing:
-            raise ValueError(f"it lacks {', '.join(missing)}")
+            raise _Unfit(f"it lacks {', '.join(missing)}")
         size = path.stat().st_size
         headers = {}
         for name, info in members.items():
@@ -165,14 +169,14 @@ def tar_gz(path: Path, form: Form, names: str) -> dict[str, bytes]:
                 if not re.fullmatch(names, name):
                     continue
                 if name in found:
-                    raise ValueError(f"it holds {name} twice")
+                    raise _Unfit(f"it holds {name} twice")
                 if not member.isreg() or member.issparse():
-                    raise ValueError(f"its {name} is a link or no plain file")
+                    raise _Unfit(f"its {name} is a link or no plain file")
                 if member.size > ARCHIVE_LIMIT:
-                    raise ValueError(f"its {name} declares {gib(member.size)}")
+                    raise _Unfit(f"its {name} declares {gib(member.size)}")
                 found[name] = tar.extractfile(member).read()
                 if len(found[name]) != member.size:
-                    raise ValueError(f"its {name} is cut off")
+                    raise _Unfit(f"its {name} is cut off")
         # tarfile ends at a damaged header as at the end; gzip checks its sum there.
         while stream.read(2**20):
             pass
@@ -193,7 +197,7 @@ class _Bounded:
             wanted -= len(piece)
             self.left -= len(piece)
             if self.left < 0:
-                raise ValueError(f"it unpacks to more than {gib(self.most)}")
+                raise _Unfit(f"it unpacks to more than {gib(self.most)}")
         return b"".join(pieces)
 
 
@@ -208,7 +212,11 @@ def _parsing(path: Path, form: Form) -> Iterator[None]:
         raise
     # Exception: given any bytes, zipfile, tarfile and NumPy's header raise all sorts of them.
     except Exception as error:
-        reason = getattr(error, "strerror", None) or one_line(error)
+        reason = f"it is damaged or of another kind ({one_line(error)[:80]})"
+        if isinstance(error, _Unfit):
+            reason = str(error)
+        elif isinstance(error, PermissionError | FileNotFoundError):
+            reason = str(error.strerror)
         raise UserError(
             f"{named(path)} cannot be read as {form.kind}: {reason}; {form.advice}"
         ) from error
@@ -233,14 +241,14 @@ def _header(stream: IO[bytes], name: str, size: int) -> _Header:
     version = npy_format.read_magic(start)
     read = {(1, 0): npy_format.read_array_header_1_0, (2, 0): npy_format.read_array_header_2_0}
     if version not in read:
-        raise ValueError(f"{name} is .npy of version {version}; readable: (1, 0) and (2, 0)")
+        raise _Unfit(f"{name} is .npy of version {version}; readable: (1, 0) and (2, 0)")
     header = _Header(*read[version](start), start.tell())
     if header.dtype.hasobject:
-        raise ValueError(f"{name} holds pickled Python objects, which are never loaded")
+        raise _Unfit(f"{name} holds pickled Python objects, which are never loaded")
     if header.dtype.itemsize == 0 or min(header.shape, default=0) < 0:
-        raise ValueError(f"{name} declares {header.dtype} {list(header.shape)}")
+        raise _Unfit(f"{name} declares {header.dtype} {list(header.shape)}")
     if header.start + header.nbytes != size:
-        raise ValueError(f"{name} declares {header.nbytes} bytes and has {size - header.start}")
+        raise _Unfit(f"{name} declares {header.nbytes} bytes and has {size - header.start}")
     return header
 
 
@@ -251,7 +259,7 @@ def _data(stream: IO[bytes], header: _Header, name: str) -> np.ndarray:
     while filled < header.nbytes:
         piece = stream.read(min(_CHUNK, header.nbytes - filled))
         if not piece:
-            raise ValueError(f"{name} is cut off")
+            raise _Unfit(f"{name} is cut off")
         buffer[filled : filled + len(piece)] = np.frombuffer(piece, np.uint8)
         filled += len(piece)
     stream.read(1)  # at its end, a member of an archive is checked against its sum
@@ -262,9 +270,9 @@ def _check_packed(info: zipfile.ZipInfo, name: str, size: int) -> None:
     """Raises unless a member is packed as NumPy does, and can be as large as it declares."""
     most = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: _DEFLATE}.get(info.compress_type)
     if most is None:  # other packings unpack without a bound on memory
-        raise ValueError(f"{name} is packed in a way that NumPy does not use")
+        raise _Unfit(f"{name} is packed in a way that NumPy does not use")
     if info.compress_size > size or info.file_size > most * max(info.compress_size, 1):
-        raise ValueError(
+        raise _Unfit(
             f"{name} declares {info.file_size} bytes, more than {size} bytes of file can hold"
         )
 
@@ -272,4 +280,4 @@ def _check_packed(info: zipfile.ZipInfo, name: str, size: int) -> None:
 def _check_memory(needed: int) -> None:
     """Raises where arrays are larger than this machine's memory."""
     if needed > memory():
-        raise ValueError(f"its arrays have {gib(needed)}; this machine's memory: {gib(memory())}")
+        raise _Unfit(f"its arrays have {gib(needed)}; this machine's memory: {gib(memory())}")
