@@ -219,12 +219,13 @@ def test_each_wrong_request_says_what_to_do(fields, message):
         ("a.txt", "", r"cannot be read as a list of indices: the file is empty"),
         ("a.txt", "9" * 30, r"line 1: '9+' is not an index"),
         ("a.npy", np.array([0.0, 1.0]), r"float64 \[2\]; allowed: integers"),
+        ("a.npy", np.arange(61), r"lists 61 indices and train has 60 images; list each once"),
         ("a.npy", np.zeros(60, bool), r"bool \[60\]; allowed: integers"),
         ("a.npy", np.zeros((1, 2), int), r"int64 \[1, 2\]; allowed: integers"),
         (
             "a.npy",
             np.array([1, None]),
-            r"the array holds pickled Python objects, which are never loaded",
+            r"the list holds pickled Python objects, which are never loaded",
         ),
     ],
 )

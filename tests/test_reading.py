@@ -171,7 +171,7 @@ def test_an_array_that_is_not_as_large_as_it_declares_is_refused(content, reason
     path = replaced(tmp_path / "a.npz", "train_labels", content)
     assert reason in error_of(data.load, settings(path=path))
     (tmp_path / "a.npy").write_bytes(content)
-    reason = reason.replace("train_labels", "the array")
+    reason = reason.replace("train_labels", "the list")
     assert reason in error_of(forget.resolve, request(tmp_path / "a.npy"), TEN)
 
 
@@ -194,6 +194,16 @@ def test_a_small_file_that_declares_a_large_member_is_refused(tmp_path):
     content[entry + 24 : entry + 28] = struct.pack("<I", 2**31 + 74)
     path.write_bytes(content)
     assert "can hold" in error_of(data.load, settings(path=str(path)))
+
+
+def test_arrays_of_another_shape_are_refused_before_any_is_read(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, **arrays(train_images=np.zeros((10000, 32, 32), np.uint8)))
+    tracemalloc.start()
+    message = error_of(data.load, settings(path=str(path)))
+    assert tracemalloc.get_traced_memory()[1] < 2**20  # of 10 MiB
+    tracemalloc.stop()
+    assert "train_labels has 10 numbers for the 10000 images of train_images" in message
 
 
 @pytest.mark.parametrize("packing", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
@@ -225,7 +235,7 @@ def test_arrays_come_back_in_every_order_packing_and_byte_order(tmp_path):
         for name, array in content.items():
             assert back[name].dtype == array.dtype and np.array_equal(back[name], array)
     np.save(tmp_path / "a.npy", content["f"])
-    assert np.array_equal(reading.npy(tmp_path / "a.npy", FORM), content["f"])
+    assert np.array_equal(reading.npy(tmp_path / "a.npy", FORM, "it"), content["f"])
 
 
 # .tar.gz.

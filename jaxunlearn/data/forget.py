@@ -179,24 +179,32 @@ def _indices(request: Any, dataset: Dataset) -> np.ndarray:
     suffix = os.path.splitext(request.path)[1].lower()
     form = _FORMS.get(suffix, _TEXT)
     path = reading.regular(request.path, "forget.path", form)
-    lines = None
+    lines, num_train = None, len(dataset.train)
+
+    def check(declared: dict[str, reading.Declared]) -> None:
+        (array,) = declared.values()
+        if array.dtype.kind not in "iu" or array.ndim != 1:
+            found = f"{str(array.dtype)[:40]} {list(array.shape)}"
+            advice = "; of a mask take numpy.flatnonzero" if array.dtype.kind == "b" else ""
+            raise UserError(
+                f"{reading.named(path)}: the indices are {found}; allowed: integers [N]{advice}"
+            )
+        if array.shape[0] > num_train:
+            raise UserError(
+                f"{reading.named(path)} lists {array.shape[0]} indices and train has {num_train} "
+                "images; list each once"
+            )
+
     if suffix == ".npz":
-        indices = reading.npz(path, form, ["forget"])["forget"]
+        indices = reading.npz(path, form, ["forget"], check=check)["forget"]
     elif suffix == ".npy":
-        indices = reading.npy(path, form)
+        indices = reading.npy(path, form, "the list", check)
     else:
         indices, lines = _text_indices(path)
-    if indices.dtype.kind not in "iu" or indices.ndim != 1:
-        found = f"{str(indices.dtype)[:40]} {list(indices.shape)}"
-        advice = "; of a mask take numpy.flatnonzero" if indices.dtype.kind == "b" else ""
-        raise UserError(
-            f"{reading.named(path)}: the indices are {found}; allowed: integers [N]{advice}"
-        )
 
     def place(at: int) -> str:
         return f"{reading.named(path)}{'' if lines is None else f', line {lines[at]}'}"
 
-    num_train = len(dataset.train)
     outside = np.flatnonzero((indices < 0) | (indices >= num_train))
     if len(outside):
         raise UserError(

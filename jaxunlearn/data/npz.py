@@ -57,60 +57,72 @@ def load(config: Any) -> Dataset:
 def read(path: str | os.PathLike) -> tuple[tuple[Examples, Examples, Examples], tuple[str, ...]]:
     """Train, val and test of a file in MedMNIST's layout, and its class names, () where none."""
     path = reading.regular(path, "data.path", _FORM)
-    arrays = reading.npz(path, _FORM, _NEEDED, _OPTIONAL)
-    train, val, test = (_examples(path, arrays, name) for name in _SETS)
-    return (train, val, test), _class_names(path, arrays.get("class_names"))
-
-
-def _class_names(path: Path, names: np.ndarray | None) -> tuple[str, ...]:
-    """The names of the classes in the order of their labels, () where the file has none."""
-    if names is None:
-        return ()
-    if names.dtype.kind != "U" or names.ndim != 1:
-        raise _other(path, "class_names", names, "a unicode array [num_classes]")
+    arrays = reading.npz(
+        path, _FORM, _NEEDED, _OPTIONAL, check=lambda declared: _check(path, declared)
+    )
+    sets = [
+        Examples(
+            _images(arrays[f"{name}_images"]),
+            _integers(path, f"{name}_labels", arrays),
+            _integers(path, f"{name}_groups", arrays) if f"{name}_groups" in arrays else None,
+        )
+        for name in _SETS
+    ]
     try:
-        return tuple(names.tolist())
-    except ValueError as error:  # four bytes that are no character
+        # Without class_names, (): four bytes of an array of text may be no character.
+        class_names = tuple(arrays.get("class_names", np.array([])).tolist())
+    except ValueError as error:
         raise UserError(
             f"{reading.named(path)}: class_names are no text; save them again"
         ) from error
+    return (sets[0], sets[1], sets[2]), class_names
 
 
-def _examples(path: Path, arrays: dict[str, np.ndarray], name: str) -> Examples:
-    """One of the three sets, brought to the contract's shapes and types."""
-    images = arrays[f"{name}_images"]
-    labels = _integers(path, f"{name}_labels", arrays[f"{name}_labels"])
-    groups = arrays.get(f"{name}_groups")
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.size == 0:
-        allowed = "uint8 [N, H, W] or [N, H, W, C], at least one image"
-        raise _other(path, f"{name}_images", images, allowed)
-    return Examples(
-        np.ascontiguousarray(images[..., None] if images.ndim == 3 else images),
-        labels,
-        None if groups is None else _integers(path, f"{name}_groups", groups),
-    )
+def _check(path: Path, declared: dict[str, reading.Declared]) -> None:
+    """Raises at the first array of a type or shape that will not do."""
+    for name, array in declared.items():
+        if name == "class_names":
+            fits = array.dtype.kind == "U" and array.ndim == 1
+            allowed = "a unicode array [num_classes]"
+        elif name.endswith("_images"):
+            fits = array.dtype == np.uint8 and array.ndim in (3, 4) and array.nbytes > 0
+            allowed = "uint8 [N, H, W] or [N, H, W, C], at least one image"
+        else:
+            fits = array.dtype.kind in "iu" and array.nbytes > 0 and array.shape[1:] in ((), (1,))
+            allowed = f"integers [N] or [N, 1]{_conversion(name, array)}"
+        if not fits:
+            found = f"{str(array.dtype)[:40]} {list(array.shape)}"
+            raise UserError(f"{reading.named(path)}: {name} are {found}; allowed: {allowed}")
+    for name in (key for key in declared if key != "class_names"):
+        images = f"{name.split('_')[0]}_images"
+        count, needed = declared[name].shape[0], declared[images].shape[0]
+        if count != needed:
+            raise UserError(
+                f"{reading.named(path)}: {name} has {count} numbers for the {needed} images of "
+                f"{images}; give one number for each image"
+            )
 
 
-def _integers(path: Path, name: str, array: np.ndarray) -> np.ndarray:
-    """The array as int32 `[N]`."""
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.dtype.kind not in "iu" or array.ndim != 1 or len(array) == 0:
-        advice = ""
-        if array.ndim == 2 and array.dtype.kind in "biuf" and name.endswith("_labels"):
-            advice = "; of one-hot labels take .argmax(1)"
-        elif array.dtype.kind in "bf":
-            advice = "; convert them with .astype(int)"
-        elif array.dtype.kind in "US":
-            advice = "; number them"
-            advice += " from 0 and name them in class_names" if name.endswith("_labels") else ""
-        raise _other(path, name, array, f"integers [N] or [N, 1]{advice}")
+def _conversion(name: str, array: reading.Declared) -> str:
+    """How to make integers of an array of another type or shape, to end a message."""
+    is_labels = name.endswith("_labels")
+    if is_labels and array.ndim == 2 and array.shape[1] > 1 and array.dtype.kind in "biuf":
+        return "; of one-hot labels take .argmax(1)"
+    if array.dtype.kind in "bf":
+        return "; convert them with .astype(int)"
+    if array.dtype.kind in "US":
+        return "; number them from 0 and name them in class_names" if is_labels else "; number them"
+    return ""
+
+
+def _images(array: np.ndarray) -> np.ndarray:
+    """The images as `[N, H, W, C]`."""
+    return np.ascontiguousarray(array[..., None] if array.ndim == 3 else array)
+
+
+def _integers(path: Path, name: str, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """The array of that name as int32 `[N]`."""
+    array = arrays[name].reshape(-1)
     if array.max() > np.iinfo(np.int32).max or array.min() < np.iinfo(np.int32).min:
         raise UserError(f"{reading.named(path)}: {name} do not fit in 32 bits; renumber them")
     return array.astype(np.int32)
-
-
-def _other(path: Path, name: str, array: np.ndarray, allowed: str) -> UserError:
-    """The error for an array of another type or shape."""
-    found = f"{str(array.dtype)[:40]} {list(array.shape)}"
-    return UserError(f"{reading.named(path)}: {name} are {found}; allowed: {allowed}")

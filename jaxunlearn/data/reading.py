@@ -15,7 +15,7 @@ import stat
 import tarfile
 import warnings
 import zipfile
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -44,6 +44,25 @@ class Form(NamedTuple):
 
     kind: str
     advice: str
+
+
+class Declared(NamedTuple):
+    """What an array in a file declares of itself; `start` is where its data begins."""
+
+    shape: tuple[int, ...]
+    fortran: bool
+    dtype: np.dtype
+    start: int
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of data."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 class _Unfit(Exception):
@@ -109,22 +128,39 @@ def text(path: Path, form: Form) -> str:
         return decoded.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def npy(path: Path, form: Form) -> np.ndarray:
-    """The array of a `.npy` file."""
+Check = Callable[[dict[str, Declared]], None]
+
+
+def npy(path: Path, form: Form, name: str, check: Check = lambda declared: None) -> np.ndarray:
+    """The array of a `.npy` file, called `name`; see `npz`."""
     with _parsing(path, form), open(path, "rb") as opened:
-        header = _header(opened, "the array", path.stat().st_size)
+        header = _header(opened, name, path.stat().st_size)
+        check({name: header})
         _check_memory(header.nbytes)
         opened.seek(0)
-        return _data(opened, header, "the array")
+        return _data(opened, header, name)
 
 
 def npz(
-    path: Path, form: Form, needed: Collection[str], optional: Collection[str] = ()
+    path: Path,
+    form: Form,
+    needed: Collection[str],
+    optional: Collection[str] = (),
+    check: Check = lambda declared: None,
 ) -> dict[str, np.ndarray]:
     """Arrays of a `.npz` file by name; its other members are left alone, whatever they hold.
 
+    Args:
+      path: the file.
+      form: what it should be.
+      needed: names of arrays.
+      optional: more of them, read where there are any.
+      check: raises `UserError` where the declared types and shapes will not do; it is called before
+        any array is read.
+
     Raises:
-      UserError: one that is needed is missing, and whatever else is wrong.
+      UserError: a needed array is missing, one is not as large as it declares, or all are larger
+        than the machine's memory.
     """
     with _parsing(path, form), open(path, "rb") as opened, zipfile.ZipFile(opened) as archive:
         members: dict[str, zipfile.ZipInfo] = {}
@@ -143,6 +179,7 @@ def npz(
             _check_packed(info, name, size)
             with archive.open(info) as stream:
                 headers[name] = _header(stream, name, info.file_size)
+        check(headers)
         _check_memory(sum(header.nbytes for header in headers.values()))
         arrays = {}
         for name, info in members.items():
@@ -222,27 +259,14 @@ def _parsing(path: Path, form: Form) -> Iterator[None]:
         ) from error
 
 
-class _Header(NamedTuple):
-    """What an array in `.npy` form declares; `start` is where its data begins."""
-
-    shape: tuple[int, ...]
-    fortran: bool
-    dtype: np.dtype
-    start: int
-
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
-
-
-def _header(stream: IO[bytes], name: str, size: int) -> _Header:
+def _header(stream: IO[bytes], name: str, size: int) -> Declared:
     """The header of an array that has `size` bytes in all."""
     start = io.BytesIO(stream.read(_HEADER_LIMIT))
     version = npy_format.read_magic(start)
     read = {(1, 0): npy_format.read_array_header_1_0, (2, 0): npy_format.read_array_header_2_0}
     if version not in read:
         raise _Unfit(f"{name} is .npy of version {version}; readable: (1, 0) and (2, 0)")
-    header = _Header(*read[version](start), start.tell())
+    header = Declared(*read[version](start), start.tell())
     if header.dtype.hasobject:
         raise _Unfit(f"{name} holds pickled Python objects, which are never loaded")
     if header.dtype.itemsize == 0 or min(header.shape, default=0) < 0:
@@ -252,7 +276,7 @@ def _header(stream: IO[bytes], name: str, size: int) -> _Header:
     return header
 
 
-def _data(stream: IO[bytes], header: _Header, name: str) -> np.ndarray:
+def _data(stream: IO[bytes], header: Declared, name: str) -> np.ndarray:
     """The array after its header."""
     stream.read(header.start)
     buffer, filled = np.empty(header.nbytes, np.uint8), 0
