@@ -219,9 +219,10 @@ def test_the_fingerprint_follows_the_arrays_not_the_file(tmp_path):
         (dict(val_images=np.zeros((6, 32, 32), np.uint8)), "all three sets need one shape"),
         (
             dict(val_images=np.zeros((5, 28, 28), np.uint8)),
-            "val_labels has 6 numbers for the 5 images of val_images",
+            "val_labels has 6 numbers for the 5 images of",
         ),
         (dict(val_labels=np.zeros((6, 14), int)), "val_labels are int64 [6, 14]; allowed: int"),
+        (dict(val_labels=np.array(1)), "val_labels are int64 []; allowed: integers [N]"),
         (dict(val_labels=np.zeros(6)), "val_labels are float64 [6]"),
         (dict(val_labels=np.arange(6) - 1), "val labels run from -1 to 4"),
         (dict(val_labels=np.full(6, 2**40)), "val_labels do not fit in 32 bits; renumber"),
@@ -230,7 +231,7 @@ def test_the_fingerprint_follows_the_arrays_not_the_file(tmp_path):
         (dict(class_names=np.array([1, 2])), "class_names are int64 [2]; allowed: a unicode"),
         (
             dict(train_groups=np.arange(11)),
-            "train_groups has 11 numbers for the 12 images of train_images",
+            "train_groups has 11 numbers for the 12 images",
         ),
         (dict(train_groups=np.array(["p"] * 12)), "train_groups are <U1 [12]"),
     ],

@@ -1,5 +1,6 @@
 """The one form in which every data source gives its examples."""
 
+import collections
 import dataclasses
 import functools
 import hashlib
@@ -132,12 +133,12 @@ def _check_names(dataset: Dataset) -> None:
                 f"{dataset.name}: class {label} has the name {shown(name)}; allowed: 1 to 100 "
                 "printable characters; fix the class names"
             )
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise UserError(
-            f"{dataset.name}: {names.count(twice)} classes have the name {shown(twice)}; "
-            "give each class a name of its own"
-        )
+    for name, times in collections.Counter(names).items():
+        if times > 1:
+            raise UserError(
+                f"{dataset.name}: {times} classes have the name {shown(name)}; "
+                "give each class a name of its own"
+            )
 
 
 def _check_classes(dataset: Dataset, allow_empty: bool) -> None:

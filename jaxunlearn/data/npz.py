@@ -82,13 +82,14 @@ def _check(path: Path, declared: dict[str, reading.Declared]) -> None:
     """Raises at the first array of a type or shape that will not do."""
     for name, array in declared.items():
         if name == "class_names":
-            fits = array.dtype.kind == "U" and array.ndim == 1
-            allowed = "a unicode array [num_classes]"
+            fits = array.dtype.kind == "U" and array.ndim == 1 and array.nbytes <= 2**24
+            allowed = "a unicode array [num_classes] of up to 16 MiB"
         elif name.endswith("_images"):
             fits = array.dtype == np.uint8 and array.ndim in (3, 4) and array.nbytes > 0
             allowed = "uint8 [N, H, W] or [N, H, W, C], at least one image"
         else:
-            fits = array.dtype.kind in "iu" and array.nbytes > 0 and array.shape[1:] in ((), (1,))
+            fits = array.dtype.kind in "iu" and array.nbytes > 0
+            fits = fits and (array.ndim == 1 or array.shape[1:] == (1,))
             allowed = f"integers [N] or [N, 1]{_conversion(name, array)}"
         if not fits:
             found = f"{str(array.dtype)[:40]} {list(array.shape)}"
