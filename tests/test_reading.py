@@ -67,7 +67,9 @@ def error_of(function, *args):
 # What is no file.
 
 
-@pytest.fixture(params=["folder", "pipe", "socket", "device", "no file", "link to no", "empty"])
+@pytest.fixture(
+    params=["folder", "pipe", "socket", "device", "no file", "link to no", "levels", "empty"]
+)
 def no_file(request, tmp_path, monkeypatch):
     """A path that names no file with content, and the word for what it is."""
     path = tmp_path / "it.npz"
@@ -83,6 +85,8 @@ def no_file(request, tmp_path, monkeypatch):
         path.symlink_to("/dev/zero")
     elif request.param == "link to no":
         path.symlink_to(tmp_path / "nowhere")
+    elif request.param == "levels":
+        path.symlink_to(path)
     elif request.param == "empty":
         path.touch()
     return path, request.param
@@ -98,6 +102,12 @@ def test_data_path_that_is_no_file_is_refused(name, no_file):
 def test_forget_path_that_is_no_file_is_refused(no_file):
     path, word = no_file
     assert word in error_of(forget.resolve, request(path), TEN)
+
+
+def test_a_file_taken_for_a_folder_is_refused(tmp_path):
+    (tmp_path / "a.npz").touch()
+    path = str(tmp_path / "a.npz" / "b.npz")
+    assert "there is no file of that name" in error_of(data.load, settings(path=path))
 
 
 def test_a_pipe_in_the_download_folder_is_refused(tmp_path):

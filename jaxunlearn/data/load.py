@@ -43,13 +43,13 @@ def _whole(low: int, high: int) -> Rule:
     return Rule(lambda value: fits(value) and value <= high, f"a whole number, {low} to {high}")
 
 
-TRUTH = Rule(lambda value: isinstance(value, bool | np.bool_), "True or False")
+_TRUTH = Rule(lambda value: isinstance(value, bool | np.bool_), "True or False")
 RULES: dict[str, Rule] = {
     "name": rules.one_of(SOURCES),
     "size": _whole(8, 2**14),  # the models pool three times
-    "allow_empty_classes": TRUTH,
+    "allow_empty_classes": _TRUTH,
     "malignant": rules.whole_numbers(0, "labels, whole numbers from 0"),
-    "binary": TRUTH,
+    "binary": _TRUTH,
     "seed": _whole(0, 2**32 - 1),
     "count": _whole(10, 10**9),
     # Of images in [0, 1]; numbers of images in 0 to 255 are refused, and no value overflows.

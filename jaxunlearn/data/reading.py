@@ -101,10 +101,12 @@ def regular(path: str | os.PathLike, what: str, form: Form) -> Path:
     with _parsing(file, form):
         try:
             found = file.stat()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             link = file.is_symlink()
             reason = "it is a link to no file" if link else "there is no file of that name"
             raise _Unfit(reason) from None
+        except OSError as error:
+            raise _Unfit(error.strerror) from None
         if not stat.S_ISREG(found.st_mode):  # a pipe would hang, a device never end
             raise _Unfit(_KINDS.get(stat.S_IFMT(found.st_mode), "it is no regular file"))
         if not os.access(file, os.R_OK):
