@@ -13,7 +13,7 @@ the code that reads them:
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,13 @@ from ml_collections import ConfigDict, FieldReference
 
 from jaxunlearn import rules
 from jaxunlearn.augment.build import Chain, build_chain, chain, defaults
+from jaxunlearn.data.dataset import Dataset
 from jaxunlearn.data.forget import DEFAULTS as FORGET
+from jaxunlearn.data.forget import READS as FORGET_READS
 from jaxunlearn.data.forget import RULES as FORGET_RULES
+from jaxunlearn.data.forget import reads as forget_reads
 from jaxunlearn.data.load import DEFAULTS as DATA
+from jaxunlearn.data.load import READS as LOAD_READS
 from jaxunlearn.data.load import RULES as DATA_RULES
 from jaxunlearn.errors import UserError, shown, unknown
 from jaxunlearn.methods import retrain
@@ -31,7 +35,7 @@ from jaxunlearn.methods.table import find
 from jaxunlearn.models.build import DEFAULTS as MODEL
 from jaxunlearn.models.build import RULES as MODEL_RULES
 from jaxunlearn.models.build import build
-from jaxunlearn.rules import Rule
+from jaxunlearn.rules import Rule, Unread
 from jaxunlearn.training.step import OPTIMIZER, OPTIMIZER_RULES
 
 DEFAULTS = {
@@ -63,6 +67,7 @@ RULES: dict[str, Rule] = {
     "devices": rules.whole(0),
     "checkpoint_every": rules.whole(1),
 }
+TRAIN = {**OPTIMIZER, **retrain.DEFAULTS}  # the original's and the retrained's recipe
 TRAIN_RULES = {**OPTIMIZER_RULES, **retrain.RULES}
 
 
@@ -96,7 +101,7 @@ def default() -> ConfigDict:
             # A scenario's name, or policies: a tuple of names, or names with commas between.
             "augment": FieldReference("none", field_type=object),
             "augment_params": defaults(),  # by policy, such as augment_params.mixup.alpha
-            "train": {**OPTIMIZER, **retrain.DEFAULTS},  # the original's and the retrained's recipe
+            "train": TRAIN,
             "methods": {},  # see `methods`
             "eval": EVAL,
         }
@@ -142,11 +147,19 @@ def by_labels(*names: str, **settings: Any) -> dict[str, dict[str, Any]]:
     }
 
 
+# Parameters of policies in the published code, set at once for all scenarios.
+PUBLISHED = {
+    "crop_flip.pixels": 4,  # at any size
+    "random_erasing.fill": (0,),  # black, since it erases before normalising
+}
+
+
 def as_published(config: ConfigDict) -> None:
     """Sets the papers' values where the library's defaults differ; see docs/fidelity.md."""
     config.train.keep = "best_val"
-    config.augment_params.crop_flip.pixels = 4  # at any size
-    config.augment_params.random_erasing.fill = (0,)  # black, since it erases before normalising
+    for name, value in PUBLISHED.items():
+        policy, param = name.split(".")
+        config.augment_params[policy][param] = value
     config.eval.attack = "svc"
     config.eval.members = "first"
 
@@ -229,6 +242,52 @@ def _check_method(name: str, settings: Any) -> None:
     # Of the method's settings; and of every one that the entry has.
     _check_sections(settings, ConfigDict({**OPTIMIZER, **method.defaults}), where)
     rules.check(settings, {**OPTIMIZER_RULES, **method.rules}, where)
+
+
+def unread(config: ConfigDict, dataset: Dataset) -> dict[str, str]:
+    """Messages on settings changed from their default that nothing reads, by path."""
+    kinds = {
+        "data": ("name", LOAD_READS, LOAD_READS[config.data.name]),
+        "forget": ("kind", FORGET_READS, forget_reads(config.forget)),
+    }
+    found: dict[str, str] = {}
+    for section, (choice, table, read) in kinds.items():
+        conditions = {}
+        for field in sorted(set().union(*table.values()) - set(read)):
+            readers = sorted((kind for kind in table if field in table[kind]), key=_by_reads(table))
+            advice = f"set {section}.{choice} to {' or '.join(map(repr, readers[:2]))}"
+            conditions[field] = Unread(lambda settings: False, advice)
+        defaults = {"data": DATA, "forget": FORGET}[section]
+        found |= rules.unread(config[section], defaults, conditions, f"config.{section}")
+    clinical = Unread(
+        lambda settings: bool(dataset.malignant), "set data.malignant to the malignant labels"
+    )
+    found |= rules.unread(
+        config.eval, EVAL, dict.fromkeys(("scenarios", "malignant_rule"), clinical), "config.eval"
+    )
+    found |= rules.unread(config.train, TRAIN, retrain.READS, "config.train")
+    for name, settings in config.methods.items():
+        method = find(settings.method)
+        defaults = {**OPTIMIZER, **method.defaults}
+        found |= rules.unread(settings, defaults, method.reads, f"config.methods.{name}")
+    return found | _unread_policies(config)
+
+
+def _by_reads(table: Mapping[str, tuple[str, ...]]) -> Callable[[str], int]:
+    """Sorts kinds: those that read little are meant by it."""
+    return lambda kind: len(table[kind])
+
+
+def _unread_policies(config: ConfigDict) -> dict[str, str]:
+    """The same of the parameters of policies that the augmentation does not have."""
+    used = {policy for policy, _ in augment_chain(config)}
+    conditions = {
+        f"{policy}.{param}": Unread(lambda settings: False, f"add {policy} to config.augment")
+        for policy, params in config.augment_params.items()
+        for param, value in params.items()
+        if policy not in used and value != PUBLISHED.get(f"{policy}.{param}")
+    }
+    return rules.unread(config.augment_params, defaults(), conditions, "config.augment_params")
 
 
 def augment_chain(config: ConfigDict) -> Chain:

@@ -46,6 +46,10 @@ def local(path: str | os.PathLike, what: str) -> Path:
         expanded = Path(text).expanduser()
     except RuntimeError as error:
         raise UserError(f"{what}={shown(text)}: there is no such user's home folder") from error
+    try:
+        os.fsencode(expanded)
+    except UnicodeEncodeError as error:
+        raise UserError(f"{what}={shown(text)} cannot be the name of a file") from error
     longest = max((len(os.fsencode(part)) for part in expanded.parts), default=0)
     if longest > LONGEST_NAME:
         raise UserError(

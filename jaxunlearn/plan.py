@@ -104,9 +104,18 @@ def make(config: ConfigDict, num_devices: int) -> list[Experiment]:
         dataset = datasets[source]
         check_fit(cell.config, dataset, num_devices)
         split, notes = forget.resolve(cell.config.forget, dataset)
-        experiments.append(Experiment(cell, dataset, split, notes))
+        experiments.append(Experiment(cell, dataset, split, [*dataset.notes, *notes]))
         check_judged(experiments[-1])
+    check_read(experiments)
     return experiments
+
+
+def check_read(experiments: list[Experiment]) -> None:
+    """Raises where a setting was changed that no cell reads: it would be dropped in silence."""
+    unread = [config_lib.unread(one.cell.config, one.dataset) for one in experiments]
+    for path, message in unread[0].items():
+        if all(path in found for found in unread):
+            raise UserError(message)
 
 
 def check_judged(one: Experiment) -> None:

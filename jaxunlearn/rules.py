@@ -5,6 +5,8 @@ from collections.abc import Callable, Collection, Mapping
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from jaxunlearn.errors import UserError, near, shown
 
 MOST = 1e9  # far beyond any sensible setting, and well within what float32 and int32 compute with
@@ -72,6 +74,7 @@ def whole_numbers(low: float = -MOST, allowed: str = "whole numbers") -> Rule:
     )
 
 
+TRUTH = Rule(lambda value: isinstance(value, bool | np.bool_), "True or False")
 # A name that files are called by, with more before and after it.
 WORD = Rule(
     lambda value: (
@@ -103,7 +106,7 @@ KINDS: dict[type, str] = {
 def is_like(value: Any, default: Any) -> bool:
     """Whether a setting is of its default's type; of an unusual one, whatever it is."""
     fits: dict[type, Callable[[Any], bool]] = {
-        bool: lambda value: isinstance(value, bool),
+        bool: TRUTH.fits,
         int: lambda value: _is(Integral, value),
         float: lambda value: _is(Real, value),
         str: lambda value: isinstance(value, str),
@@ -156,6 +159,48 @@ def check(settings: Mapping[str, Any], rules: Mapping[str, Rule], where: str) ->
             section = section.get(part, {})
         if field in section and not _fits(rule, section[field]):
             raise broken(rule, f"{where}.{path}", section[field])
+
+
+class Unread(NamedTuple):
+    """When a setting counts.
+
+    Attributes:
+      reads: whether settings like these read it.
+      advice: what to set so that they do.
+    """
+
+    reads: Callable[[Any], bool]
+    advice: str
+
+
+def unread(
+    settings: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    conditions: Mapping[str, Unread],
+    where: str,
+) -> dict[str, str]:
+    """Settings changed from their default that nothing reads, which would be dropped in silence.
+
+    Args:
+      settings: nested as a config is.
+      defaults: nested the same.
+      conditions: by dotted path from `settings`; a setting without one always counts.
+      where: what `settings` is called in the message.
+
+    Returns:
+      The message by the setting's full path.
+    """
+    found = {}
+    for path, (reads, advice) in conditions.items():
+        value, default = settings, defaults
+        for part in path.split("."):
+            value, default = value[part], default[part]
+        if value != default and not reads(settings):
+            found[f"{where}.{path}"] = (
+                f"{where}.{path} is {shown(value)}, which nothing reads here; {advice}, or leave "
+                f"it at {shown(default)}"
+            )
+    return found
 
 
 def _fits(rule: Rule, value: Any) -> bool:

@@ -1,12 +1,16 @@
 """Every section's defaults and rules, put together; what a user gets wrong is one line."""
 
+import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import toy
 from ml_collections import ConfigDict
 
 from jaxunlearn import config as config_lib
+from jaxunlearn import plan
 from jaxunlearn.errors import UserError
 from jaxunlearn.methods import METHODS
 
@@ -41,9 +45,13 @@ def config():
         ("data.size", 7, r"config\.data\.size must be a whole number, 8 or more, got 7"),
         ("data.seed", -1, r"config\.data\.seed must be a whole number, 0 or more, got -1"),
         ("data.malignant", ("a",), r"config\.data\.malignant must be labels.*, got \('a',\)"),
-        ("data.mean", ("a",), r"config\.data\.mean must be 1 or 3 numbers, got \('a',\)"),
-        ("data.mean", (0.5, 0.5), r"config\.data\.mean must be 1 or 3 numbers, got"),
-        ("data.std", (0.0,), r"config\.data\.std must be 1 or 3 numbers above 0, got \(0\.0,\)"),
+        (
+            "data.mean",
+            ("a",),
+            r"config\.data\.mean must be 1 or 3 numbers from 0 to 1, .* got \('a',\)",
+        ),
+        ("data.mean", (0.5, 0.5), r"config\.data\.mean must be 1 or 3 numbers from 0 to 1, .* got"),
+        ("data.std", (0.0,), r"data\.std must be 1 or 3 numbers from 0\.001 to 10, got \(0\.0,\)"),
         ("forget.kind", "group", CHOICE.format("forget.kind", "group", "groups")),
         ("forget.kind", "patients", r"config\.forget\.kind must be one of .*, got 'patients'"),
         ("forget.fraction", 1.0, r"config\.forget\.fraction must be more than 0 and .*, got 1\.0"),
@@ -52,7 +60,11 @@ def config():
         ("forget.classes", (-1,), r"config\.forget\.classes must be labels.*, got \(-1,\)"),
         ("forget.fractions", ("a",), r"config\.forget\.fractions must be numbers.*, got \('a',\)"),
         ("forget.fractions", (1.0,), r"config\.forget\.fractions must be .*to below 1"),
-        ("forget.seed", -1, r"config\.forget\.seed must be a whole number, 0 or more, got -1"),
+        (
+            "forget.seed",
+            -1,
+            r"config\.forget\.seed must be a whole number, 0 or more, got -1",
+        ),
         ("model.name", "resnet19", r"unknown model 'resnet19': did you mean 'resnet18'"),
         ("model.name", "mine:Net", r"there is no module 'mine'"),
         ("model.width", 0, r"config\.model\.width must be a whole number, 1 or more, got 0"),
@@ -219,3 +231,76 @@ def test_a_config_file_loads_without_scipy():
     code = "import sys; from jaxunlearn import config; print('scipy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+UNREAD = [
+    ("forget.groups", (17, 2), "config.forget.groups is (17, 2), which nothing reads here; set "),
+    ("forget.classes", (1,), "set forget.kind to 'class'"),
+    ("forget.path", "list.txt", "set forget.kind to 'indices'"),
+    (
+        "data.path",
+        "ok.npz",
+        "config.data.path is 'ok.npz', which nothing reads here; set data",
+    ),
+    ("data.tfds_name", "beans", "set data.name to 'tfds'"),
+    ("train.milestones", (0.1,), "set schedule='milestones'"),
+    ("methods.finetune.mask.scope", "per_layer", "set mask.ratio below 1"),
+    ("methods.random_label.cra.weight", 2.0, "set cra.target"),
+    ("methods.ssd.weight_decay", 0.1, "SSD does not train"),
+    ("augment_params.mixup.alpha", 0.4, "add mixup to config.augment"),
+]
+
+
+@pytest.mark.parametrize("field, value, message", UNREAD, ids=[field for field, *_ in UNREAD])
+def test_a_setting_that_nothing_reads_is_refused(field, value, message):
+    config = config_lib.default()
+    config.data.count = 20
+    config.methods = config_lib.methods(finetune={}, random_label={}, ssd={})
+    config.train.schedule = "cosine"
+    config_lib.as_published(config)  # sets parameters of policies for all scenarios at once
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(UserError) as caught:
+        plan.make(config, 1)
+    assert message in str(caught.value) and f"config.{field} is " in str(caught.value)
+
+
+def test_costs_count_only_where_something_is_malignant(tmp_path):
+    config = config_lib.default()
+    config.data.name, config.data.path = "npz", toy.write_npz(tmp_path / "data.npz")
+    config.eval.scenarios = ((5.0, 1.0),)
+    with pytest.raises(UserError, match=r"config\.eval\.scenarios is .*; set data\.malignant"):
+        plan.make(config, 1)
+    config.data.malignant = (1,)
+    plan.make(config, 1)
+
+
+def test_a_grid_may_set_what_only_some_of_its_cells_read():
+    config = config_lib.default()
+    config.data.count = 20
+    config.methods = config_lib.methods(finetune={})
+    config.forget.classes = (1,)
+    config.augment_params.mixup.alpha = 0.4
+    config.axes = (("forget.kind", ("fraction", "class")), ("augment", ("none", "mixup")))
+    assert len(plan.make(config, 1)) == 4
+
+
+def test_numpys_numbers_are_numbers_and_types_that_were_switched_off_are_checked():
+    config = config_lib.default()
+    config.methods = config_lib.methods(finetune={}, salun={})
+    with config.ignore_type():
+        config.seeds = np.arange(2)
+        config.train.epochs = np.int64(3)
+        config.train.lr = np.float32(0.5)
+        config.data.mean = np.array([0.5])
+    made = config_lib.plain(config)
+    config_lib.check(made)
+    assert made.seeds == (0, 1) and type(made.train.epochs) is int and made.train.lr == 0.5
+    assert list(made.methods) == ["finetune", "salun"] and isinstance(config.seeds, np.ndarray)
+    json.dumps(made.to_dict())
+    for field, value in (("epochs", "three"), ("epochs", True), ("optimizer", 3), ("lr", None)):
+        with made.ignore_type():
+            wrong = config_lib.plain(made)
+            with wrong.ignore_type():
+                wrong.train[field] = value
+        with pytest.raises(UserError, match=rf"config\.train\.{field} must be "):
+            config_lib.check(wrong)

@@ -7,10 +7,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import toy
 from ml_collections import ConfigDict
 
-from jaxunlearn import data
+from jaxunlearn import data, plan
 from jaxunlearn.data import common, medmnist
+from jaxunlearn.data.load import DEFAULTS, READS
 from jaxunlearn.errors import UserError
 
 
@@ -18,6 +20,7 @@ def config(name, **fields):
     defaults = dict(
         path="", root="", size=28, malignant=(), binary=False, seed=0, count=60, tfds_name=""
     )
+    defaults["allow_empty_classes"] = False
     return ConfigDict(defaults | fields | {"name": name})
 
 
@@ -41,7 +44,7 @@ def saved(path, **content):
 def error_of(asked):
     with pytest.raises(UserError) as error:
         data.load(asked)
-    assert "\n" not in str(error.value)
+    assert "\n" not in str(error.value) and len(str(error.value)) <= 300
     return str(error.value)
 
 
@@ -185,7 +188,7 @@ def test_npz_keeps_groups_and_names_the_classes_by_number(tmp_path):
 
 
 def test_npz_may_name_its_classes(tmp_path):
-    content = arrays(class_names=np.array(["naevus", "melanoma", "other"]))
+    content = arrays(3, class_names=np.array(["naevus", "melanoma", "other"]))
     dataset = data.load(config("npz", path=saved(tmp_path / "a.npz", **content), malignant=(1,)))
     assert dataset.class_names == ("naevus", "melanoma", "other") and dataset.malignant == (1,)
 
@@ -201,22 +204,35 @@ def test_the_fingerprint_follows_the_arrays_not_the_file(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(val_labels=None, test_images=None), "lacks val_labels, test_images; needed: train_"),
-        (dict(train_labels=np.array([None] * 12)), "pickled ones are not allowed"),
+        (
+            dict(val_labels=None, test_images=None),
+            "lacks val_labels, test_images; save plain arrays train_",
+        ),
+        (
+            dict(train_labels=np.array([None] * 12)),
+            "train_labels holds pickled Python objects, which are never loaded",
+        ),
         (dict(train_images=np.zeros((12, 28, 28))), "train_images are float64 [12, 28, 28]"),
         (dict(val_images=np.zeros((6, 28), np.uint8)), "val_images are uint8 [6, 28]; allowed"),
         (dict(val_images=np.zeros((0, 28, 28), np.uint8)), "at least one image"),
         (dict(val_images=np.zeros((6, 28, 28, 2), np.uint8)), "1 or 3"),
         (dict(val_images=np.zeros((6, 32, 32), np.uint8)), "all three sets need one shape"),
-        (dict(val_images=np.zeros((5, 28, 28), np.uint8)), "val has 5 images and labels"),
+        (
+            dict(val_images=np.zeros((5, 28, 28), np.uint8)),
+            "val_labels has 6 numbers for the 5 images of",
+        ),
         (dict(val_labels=np.zeros((6, 14), int)), "val_labels are int64 [6, 14]; allowed: int"),
+        (dict(val_labels=np.array(1)), "val_labels are int64 []; allowed: integers [N]"),
         (dict(val_labels=np.zeros(6)), "val_labels are float64 [6]"),
         (dict(val_labels=np.arange(6) - 1), "val labels run from -1 to 4"),
         (dict(val_labels=np.full(6, 2**40)), "val_labels do not fit in 32 bits; renumber"),
         (dict(test_labels=np.full(8, 10**9)), "the highest label is 1000000000"),
         (dict(class_names=np.array(["only"])), "1 class; at least 2 are needed"),
         (dict(class_names=np.array([1, 2])), "class_names are int64 [2]; allowed: a unicode"),
-        (dict(train_groups=np.arange(11)), "groups of shape [11]"),
+        (
+            dict(train_groups=np.arange(11)),
+            "train_groups has 11 numbers for the 12 images",
+        ),
         (dict(train_groups=np.array(["p"] * 12)), "train_groups are <U1 [12]"),
     ],
 )
@@ -248,6 +264,181 @@ def test_npz_needs_a_file_that_exists(tmp_path):
     assert "needs data.path" in error_of(config("npz"))
     assert "no file" in error_of(config("npz", path=str(tmp_path / "none.npz")))
     assert "no file" in error_of(config("pathmnist", path=str(tmp_path / "none.npz")))
+
+
+# Labels that mean something else than the user thinks.
+
+
+def labels(train, val=None, test=None):
+    """Labels of the 12, 6 and 8 images, repeated from a few."""
+    given = {"train": (train, 12), "val": (val or train, 6), "test": (test or train, 8)}
+    return {f"{name}_labels": np.resize(few, n) for name, (few, n) in given.items()}
+
+
+NAMES = np.array(["naevus", "melanoma", "other"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (labels([1, 2]), "1 of 3 classes have no training image: 0 (0); the labels start at 1"),
+        (
+            labels([1, 2]) | dict(class_names=NAMES),
+            "0 (naevus); the labels start at 1: subtract 1, or set data.allow_empty_classes=True",
+        ),
+        (
+            labels([1, 2]) | dict(class_names=NAMES[:2]),
+            "train labels run from 1 to 2; allowed: 0 to 1; number the classes from 0",
+        ),
+        (labels([0, 1, 2, 9]), "6 of 10 classes have no training image: 3 (3), 4 (4), 5 (5), …; f"),
+        (labels([0, 1, 99]), "the highest label is 99 and train has 12 images"),
+        (labels([0, 1], test=[0, 1, 2]), "1 of 3 classes have no training image: 2 (2); fix the"),
+        (labels([0, 1], val=[2]) | dict(class_names=NAMES), "no training image: 2 (other)"),
+        (labels([0, 1]) | dict(class_names=NAMES), "no training image: 2 (other); fix the labels"),
+        (labels([0]) | dict(class_names=NAMES), "no training image: 1 (melanoma), 2 (other)"),
+        (dict(class_names=NAMES[[0, 0]]), "2 classes have the name 'naevus'; give each"),
+        (dict(class_names=np.array(["", "a"])), "class 0 has the name ''; allowed: 1 to 100 print"),
+        (dict(class_names=np.array(["a\n", "b"])), r"class 0 has the name 'a\n'"),
+        (
+            dict(train_labels=np.arange(12) % 2 == 0),
+            "are bool [12]; allowed: integers [N]",
+        ),
+        (dict(train_labels=np.arange(12) % 2 == 0), "convert them with .astype(int)"),
+        (dict(train_labels=np.eye(2)[np.arange(12) % 2]), "of one-hot labels take .argmax(1)"),
+        (dict(train_labels=np.arange(12) % 2 * 1.0), "convert them with .astype(int)"),
+        (dict(train_labels=NAMES[np.arange(12) % 2]), "number them from 0 and name them in class_"),
+        (dict(train_images=np.zeros((12, 7, 28), np.uint8)), "[7, 28]; allowed: 8 pixels or more"),
+    ],
+)
+def test_labels_that_do_not_fit_the_classes_are_refused(changes, message, tmp_path):
+    path = saved(tmp_path / "a.npz", **arrays(**changes))
+    assert message in error_of(config("npz", path=path))
+
+
+def test_classes_without_training_images_may_be_allowed(tmp_path):
+    content = arrays(**labels([1, 2]), class_names=NAMES)
+    asked = config("npz", path=saved(tmp_path / "a.npz", **content), allow_empty_classes=True)
+    dataset = data.load(asked)
+    assert dataset.num_classes == 3
+    assert dataset.notes == [
+        "Train has no image of 1 of 3 classes: 0 (naevus) (data.allow_empty_classes)."
+    ]
+
+
+def test_one_class_in_train_is_refused_even_where_classes_may_be_empty(tmp_path):
+    content = arrays(**labels([1], test=[0, 1]), class_names=NAMES)
+    asked = config("npz", path=saved(tmp_path / "a.npz", **content), allow_empty_classes=True)
+    assert "all 12 training images are of class 1 (melanoma); give images" in error_of(asked)
+
+
+def test_published_sets_need_training_images_of_every_class_too(tmp_path, tfds):
+    path = saved(tmp_path / "a.npz", **arrays(7, grey=False, **labels([0, 1, 2, 3, 5, 6])))
+    message = error_of(config("dermamnist", path=path))
+    assert "1 of 7 classes have no training image: 4 (melanoma); fix" in message
+    asked = config("dermamnist", path=path, allow_empty_classes=True, binary=True)
+    assert data.load(asked).class_names == ("benign", "malignant")
+    files = {"data_batch_1.bin": records([[c] for c in range(9)] * 5)}
+    path = archive(tmp_path / "a.tar.gz", files | {"test_batch.bin": records([[9]])})
+    assert "no training image: 9 (truck)" in error_of(config("cifar10", path=path))
+    one_kind = [example for example in examples(9) if example["label"]]
+    tfds.splits = {"train": Source(one_kind), "validation": Source(examples(4))}
+    tfds.splits["test"] = Source(examples(4))
+    assert "no training image: 0 (no)" in error_of(config("tfds", tfds_name="cells"))
+
+
+def test_binary_needs_training_images_of_both_kinds(tmp_path):
+    path = saved(tmp_path / "a.npz", **arrays(**labels([0, 1], test=[2]), class_names=NAMES))
+    asked = config("npz", path=path, allow_empty_classes=True, malignant=(2,))
+    note = "Train has no image of a malignant class: no model can learn to find one."
+    assert note in data.load(asked).notes
+    asked.binary = True
+    assert "of the 12 of a 0 are malignant; set data.malignant" in error_of(asked)
+    asked.malignant = (0, 1)
+    assert "of the 12 of a 12 are malignant" in error_of(asked)
+
+
+def test_class_names_of_another_set_in_a_medmnist_file_are_refused(tmp_path):
+    names = np.array(["normal", "malignant"])  # the other way round than breastmnist
+    path = saved(tmp_path / "a.npz", **arrays(class_names=names))
+    assert "class_names are not those of breastmnist" in error_of(config("breastmnist", path=path))
+
+
+# Notes.
+
+
+def test_classes_that_val_or_test_lack_are_noted(tmp_path):
+    path = saved(tmp_path / "a.npz", **arrays(3, **labels([0, 1, 2], val=[0, 2], test=[1])))
+    assert data.load(config("npz", path=path)).notes == [
+        "Val has no image of 1 of the 3 classes of train: 1 (1); its numbers say nothing of them.",
+        "Test has no image of 2 of the 3 classes of train: 0 (0), 2 (2); "
+        "its numbers say nothing of them.",
+    ]
+
+
+def test_images_and_groups_of_train_in_test_are_noted(tmp_path):
+    content = arrays(train_groups=np.arange(12) // 2, test_groups=np.arange(8) // 2 + 4)
+    content["test_images"][:3] = content["train_images"][[5, 0, 0]]
+    dataset = data.load(config("npz", path=saved(tmp_path / "a.npz", **content)))
+    assert dataset.notes == [
+        "3 of 8 test images are exact copies of training images: test is not of unseen images.",
+        "2 groups of train have 4 of 8 test images: test is not of unseen groups.",
+    ]
+
+
+def test_a_plain_data_set_has_no_notes(tmp_path):
+    assert data.load(config("npz", path=saved(tmp_path / "a.npz", **arrays()))).notes == []
+    assert data.load(config("lesions")).notes == []
+
+
+def test_notes_of_the_data_stand_before_those_of_the_request(tmp_path):
+    path = toy.write_npz(tmp_path / "a.npz", groups=False)
+    with np.load(path) as file:
+        content = dict(file)
+    content["val_images"][0] = content["train_images"][0]
+    asked = toy.experiment_config(saved(path, **content))
+    (one,) = plan.make(asked, 1)
+    assert one.notes[0].startswith("1 of 20 val images are exact copies of training images")
+
+
+# Values.
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (dict(count=10**12), "data.count must be a whole number, 10 or more, got"),
+        (dict(count=True), "data.count must be a whole number"),
+        (dict(size=10**6), "data.size must be a whole number, 8 or more, got 1000000"),
+        (dict(count=10**9, size=16384), "images of data.size=16384 need about 1.15e+09 GiB; this"),
+        (dict(seed=2**32), "data.seed must be a whole number, 0 or more, got 4294967296"),
+        (dict(mean=(1e300,)), "data.mean must be 1 or 3 numbers from 0 to 1, as images are, got"),
+        (dict(mean=(float("nan"),)), "data.mean must be"),
+        (dict(mean=(127.5,)), "data.mean must be"),
+        (dict(std=(1e-300,)), "data.std must be 1 or 3 numbers from 0.001 to 10, got"),
+        (dict(std=(float("inf"),)), "data.std must be"),
+        (dict(std=(float("nan"),)), "data.std must be"),
+        (dict(std=(True,)), "data.std must be"),
+        (dict(malignant=(True,)), "data.malignant must be labels"),
+        (dict(binary=1), "data.binary must be True or False, got 1"),
+        (dict(allow_empty_classes="no"), "data.allow_empty_classes must be True or False"),
+    ],
+)
+def test_a_value_that_nothing_can_be_made_of_is_refused(fields, message):
+    assert message in error_of(config("lesions", **fields))
+
+
+def test_numpys_numbers_and_lists_are_whole_numbers_too():
+    plain = data.load(config("lesions", count=60, size=28, malignant=(1,)))
+    for one in ([1], np.array([1]), (np.int8(1),)):
+        given = dict(count=np.uint8(60), size=np.uint8(28), seed=np.int64(0), malignant=one)
+        dataset = data.load(config("lesions", **given))
+        assert dataset.malignant == (1,) and dataset.fingerprint == plain.fingerprint
+
+
+def test_every_source_says_which_settings_it_reads():
+    every = {"name", "malignant", "binary", "mean", "std", "allow_empty_classes"}
+    assert READS.keys() == data.SOURCES.keys()
+    assert set().union(every, *READS.values()) == DEFAULTS.keys()
 
 
 # CIFAR.
@@ -298,10 +489,13 @@ def test_cifar100_takes_the_fine_label_and_its_name(tmp_path):
     rows = [[19, c] for c in range(100)]
     files = {"train.bin": records(rows), "test.bin": records(rows[:7])}
     named = {"fine_label_names.txt": "\n".join(f"kind{c}" for c in range(100)).encode()}
-    dataset = data.load(config("cifar100", path=archive(tmp_path / "a.tar.gz", files | named)))
+    # Of 100 images the tenth for val leaves 10 classes without a training image.
+    every = archive(tmp_path / "a.tar.gz", files | named)
+    dataset = data.load(config("cifar100", path=every, allow_empty_classes=True))
     assert [len(dataset.train), len(dataset.val), len(dataset.test)] == [90, 10, 7]
     assert dataset.test.labels.tolist() == list(range(7)) and dataset.class_names[42] == "kind42"
-    plain = data.load(config("cifar100", path=archive(tmp_path / "b.tar.gz", files)))
+    unnamed = archive(tmp_path / "b.tar.gz", files)
+    plain = data.load(config("cifar100", path=unnamed, allow_empty_classes=True))
     assert plain.class_names[42] == "42"
 
 
@@ -401,3 +595,11 @@ def test_each_wrong_tfds_set_says_what_to_do(tfds, monkeypatch):
     assert "needs data.tfds_name" in error_of(config("tfds"))
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)  # as if not installed
     assert "pip install 'jaxunlearn[tfds]'" in error_of(asked)
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", tfds)
+    tfds.splits = KeyError("features.json\nis damaged")
+    assert "is not prepared in '~/tensorflow_datasets' (features.json is dama" in error_of(asked)
+    broken = [{"image": np.zeros((8, 8, 3), np.uint8)}] * 4
+    tfds.splits = {"train": Source(broken), "test": Source(broken)}
+    assert "TFDS set 'cells' cannot be read: label; prepare it again" in error_of(asked)
+    tfds.splits = {"train": Source([]), "test": Source([])}
+    assert "has a split without an example" in error_of(asked)

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from jaxunlearn import workdir
 from jaxunlearn.data import Dataset, Examples
-from jaxunlearn.data.forget import REQUESTS, Split, resolve
+from jaxunlearn.data.forget import DEFAULTS, READS, REQUESTS, Split, reads, resolve
 from jaxunlearn.errors import UserError
 
 
@@ -197,7 +197,10 @@ def test_no_groups_no_warnings():
         (dict(kind="groups", fraction=0.01), r"selects none"),
         (dict(kind="groups", fraction=2), r"forget\.fraction must be .*, got 2$"),
         (dict(kind="indices"), r"needs forget.path"),
-        (dict(kind="indices", path="/no/such.txt"), r"cannot read /no/such.txt"),
+        (
+            dict(kind="indices", path="/no/such.txt"),
+            r"/no/such.txt cannot be read as a list of indices: there is no file",
+        ),
         (dict(kind="indices", path="/no/such.npy"), r"/no/such.npy cannot be read"),
     ],
 )
@@ -214,12 +217,17 @@ def test_each_wrong_request_says_what_to_do(fields, message):
         ("a.txt", "-1\n", r"the index -1 is not in train"),
         ("a.txt", "1\n2\n1\n", r"the index 1 is listed 2 times"),
         ("a.txt", "1\n2.5\n", r"line 2: '2.5' is not an index"),
-        ("a.txt", "", r"selects none"),
+        ("a.txt", "", r"cannot be read as a list of indices: the file is empty"),
         ("a.txt", "9" * 30, r"line 1: '9+' is not an index"),
         ("a.npy", np.array([0.0, 1.0]), r"float64 \[2\]; allowed: integers"),
+        ("a.npy", np.arange(61), r"lists 61 indices and train has 60 images; list each once"),
         ("a.npy", np.zeros(60, bool), r"bool \[60\]; allowed: integers"),
         ("a.npy", np.zeros((1, 2), int), r"int64 \[1, 2\]; allowed: integers"),
-        ("a.npy", np.array([1, None]), r"cannot be read as a file with forget"),
+        (
+            "a.npy",
+            np.array([1, None]),
+            r"the list holds pickled Python objects, which are never loaded",
+        ),
     ],
 )
 def test_each_wrong_index_file_says_what_to_do(name, content, message, tmp_path):
@@ -232,7 +240,7 @@ def test_each_wrong_index_file_says_what_to_do(name, content, message, tmp_path)
 def test_an_npz_without_forget_is_refused(tmp_path):
     path = tmp_path / "a.npz"
     np.savez(path, other=np.arange(3))
-    with pytest.raises(UserError, match="cannot be read as a file with forget"):
+    with pytest.raises(UserError, match=r"cannot be read as a \.npz with forget: it lacks forget"):
         resolve(request(kind="indices", path=str(path)), SIXTY)
 
 
@@ -248,3 +256,42 @@ def test_a_class_that_train_never_had_is_not_missed():
 
 def test_every_kind_has_a_test_of_its_own():
     assert set(REQUESTS) == {"fraction", "per_class", "class", "groups", "indices"}
+
+
+def test_every_kind_says_which_settings_it_reads():
+    assert READS.keys() == REQUESTS.keys()
+    assert set().union({"kind"}, *READS.values()) == DEFAULTS.keys()
+    assert reads(request(kind="groups")) == ("groups", "fraction", "seed")
+    assert reads(request(kind="groups", groups=(1,))) == ("groups",)
+    assert reads(request()) == ("fraction", "balanced", "seed")
+
+
+@pytest.mark.parametrize("given", [[2], np.array([2]), (np.uint8(2),)])
+def test_numpys_numbers_and_lists_are_labels_and_groups_too(given):
+    split, _ = resolve(request(kind="class", classes=given), SIXTY)
+    assert split.forget.tolist() == list(range(50, 60))
+    split, _ = resolve(request(kind="groups", groups=given), SIXTY)
+    assert split.forget.tolist() == [8, 9, 10, 11]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (dict(seed=2**32), "seed must be a whole number, 0 or more, got 4294967296"),
+        (dict(seed=True), "seed must be a whole number"),
+        (dict(balanced=1), "balanced must be True or False, got 1"),
+        (dict(fraction=True), "fraction must be more than 0"),
+        (dict(kind="class", classes=(True,)), "classes must be labels"),
+        (dict(kind="class", classes=(10**30,)), "got 10{30}, which is not a label"),
+        (dict(kind="groups", groups=(2.0,)), "groups must be whole numbers"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused(fields, message):
+    with pytest.raises(UserError, match=message):
+        resolve(request(**fields), SIXTY)
+
+
+def test_a_mask_in_place_of_indices_is_told_what_to_do(tmp_path):
+    np.save(tmp_path / "a.NPY.npy", np.arange(60) < 5)
+    with pytest.raises(UserError, match=r"bool \[60\]; .* of a mask take numpy.flatnonzero"):
+        resolve(request(kind="indices", path=str(tmp_path / "a.NPY.npy")), SIXTY)

@@ -1,22 +1,21 @@
 """CIFAR-10 and CIFAR-100, read from their binary archives as published."""
 
 import re
-import tarfile
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxunlearn.data import common
+from jaxunlearn.data import common, reading
 from jaxunlearn.data.dataset import Dataset, Examples
-from jaxunlearn.errors import UserError, one_line
+from jaxunlearn.errors import UserError
 
 _URL = "https://www.cs.toronto.edu/~kriz/"
 _MD5 = {
     "cifar10": ("cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530"),
     "cifar100": ("cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8"),
 }
+_NEEDED = r"(data_batch_\d+|test_batch|train|test)\.bin|fine_label_names\.txt"
 _CIFAR10_NAMES = (
     *("airplane", "automobile", "bird", "cat", "deer"),
     *("dog", "frog", "horse", "ship", "truck"),
@@ -38,35 +37,36 @@ def load(config: Any) -> Dataset:
       UserError: the download fails, the checksum is wrong, or the archive has another layout.
     """
     filename, md5 = _MD5[config.name]
-    folder = Path(config.root or "~/.cache/jaxunlearn").expanduser()
-    if config.path:
-        path = Path(config.path).expanduser()
-    else:
+    form = reading.Form("a CIFAR archive (.tar.gz)", f"give one of the layout of {_URL + filename}")
+    path = config.path
+    if not path:
+        folder = config.root or "~/.cache/jaxunlearn"
         path = common.fetch(_URL + filename, md5, folder, filename)
-    try:
-        # Opened here, as tarfile leaves a file open that it cannot read.
-        with open(path, "rb") as file, tarfile.open(fileobj=file) as tar:
-            files = {
-                Path(member.name).name: tar.extractfile(member).read()  # type: ignore[union-attr]
-                for member in tar
-                if member.isfile()
-            }
-    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
-        raise UserError(
-            f"{path} cannot be read as a CIFAR archive (.tar.gz); give one of the layout of "
-            f"{_URL + filename} ({one_line(error)})"
-        ) from error
+    path = reading.regular(path, "data.path", form)
+    files = reading.tar_gz(path, form, _NEEDED)
     if config.name == "cifar10":
         train = _examples(path, files, r"data_batch_\d+\.bin", 1)
         test = _examples(path, files, r"test_batch\.bin", 1)
-        class_names = _CIFAR10_NAMES
+        class_names: tuple[str, ...] = _CIFAR10_NAMES
     else:
         train = _examples(path, files, r"train\.bin", 2)
         test = _examples(path, files, r"test\.bin", 2)
-        listed = files.get("fine_label_names.txt", b"").decode().split()
-        class_names = tuple(listed or map(str, range(100)))
+        class_names = _fine_names(path, files.get("fine_label_names.txt"))
     train, val = common.hold_out(train, config.seed)
     return Dataset(config.name, train, val, test, class_names, licence="none stated")
+
+
+def _fine_names(path: Path, listed: bytes | None) -> tuple[str, ...]:
+    """The names of CIFAR-100's classes, in the order of their labels."""
+    if listed is None:
+        return tuple(map(str, range(100)))
+    names = tuple(listed.decode(errors="replace").split())
+    if len(names) != 100:
+        raise UserError(
+            f"{reading.named(path)}: fine_label_names.txt has {len(names)} names; needed: 100, or "
+            "no such file"
+        )
+    return names
 
 
 def _examples(path: Path, files: dict[str, bytes], name: str, label_bytes: int) -> Examples:
@@ -75,7 +75,7 @@ def _examples(path: Path, files: dict[str, bytes], name: str, label_bytes: int) 
     size = label_bytes + 3072
     if not found or len(found) % size:
         raise UserError(
-            f"{path}: {len(found)} bytes in files named {name}; "
+            f"{reading.named(path)}: {len(found)} bytes in files named {name}; "
             f"needed: the binary version, records of {size} bytes"
         )
     records = np.frombuffer(found, np.uint8).reshape(-1, size)

@@ -1,5 +1,6 @@
 """The one form in which every data source gives its examples."""
 
+import collections
 import dataclasses
 import functools
 import hashlib
@@ -7,7 +8,7 @@ import json
 
 import numpy as np
 
-from jaxunlearn.errors import UserError
+from jaxunlearn.errors import UserError, shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,9 +65,20 @@ class Dataset:
                     digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
+    @functools.cached_property
+    def notes(self) -> list[str]:
+        """What is odd but allowed, in sentences: classes that a set lacks, images in two sets."""
+        return _class_notes(self) + _overlap_notes(self)
 
-def check(dataset: Dataset) -> Dataset:
-    """Returns the dataset, or raises `UserError` at the first thing that does not fit."""
+
+def check(dataset: Dataset, allow_empty_classes: bool = False) -> Dataset:
+    """Returns the dataset, or raises `UserError` at the first thing that does not fit.
+
+    Args:
+      dataset: any.
+      allow_empty_classes: whether there may be classes without a training image.
+    """
+    _check_names(dataset)
     shape = dataset.train.images.shape[1:]
     for name in ("train", "val", "test"):
         examples: Examples = getattr(dataset, name)
@@ -75,6 +87,11 @@ def check(dataset: Dataset) -> Dataset:
             raise UserError(
                 f"{dataset.name}: {name} images are {images.dtype} {list(images.shape)}; "
                 "allowed: uint8 [N, H, W, 1 or 3]; convert the file"
+            )
+        if min(images.shape[1:3]) < 8:
+            raise UserError(
+                f"{dataset.name}: {name} images are {list(images.shape[1:3])}; allowed: 8 pixels "
+                "or more a side, as the models pool three times; resize them"
             )
         if images.shape[1:] != shape:
             raise UserError(
@@ -89,7 +106,8 @@ def check(dataset: Dataset) -> Dataset:
         if labels.min() < 0 or labels.max() >= dataset.num_classes:
             raise UserError(
                 f"{dataset.name}: {name} labels run from {labels.min()} to {labels.max()}; "
-                f"allowed: 0 to {dataset.num_classes - 1}; fix the labels or the class names"
+                f"allowed: 0 to {dataset.num_classes - 1}; number the classes from 0, or fix the "
+                "class names"
             )
         if examples.groups is not None and examples.groups.shape != labels.shape:
             raise UserError(
@@ -102,4 +120,103 @@ def check(dataset: Dataset) -> Dataset:
             f"data.malignant must be labels from 0 to {dataset.num_classes - 1} of {dataset.name}, "
             f"got {wrong[0]}"
         )
+    _check_classes(dataset, allow_empty_classes)
     return dataset
+
+
+def _check_names(dataset: Dataset) -> None:
+    """Raises unless the classes have names that tables can tell apart."""
+    names = dataset.class_names
+    for label, name in enumerate(names):
+        if not (name.isprintable() and 0 < len(name.strip()) and len(name) <= 100):
+            raise UserError(
+                f"{dataset.name}: class {label} has the name {shown(name)}; allowed: 1 to 100 "
+                "printable characters; fix the class names"
+            )
+    for name, times in collections.Counter(names).items():
+        if times > 1:
+            raise UserError(
+                f"{dataset.name}: {times} classes have the name {shown(name)}; "
+                "give each class a name of its own"
+            )
+
+
+def _check_classes(dataset: Dataset, allow_empty: bool) -> None:
+    """Raises unless train has images of every class, or of two where some may be empty."""
+    present = np.unique(dataset.train.labels)
+    empty = np.setdiff1d(np.arange(dataset.num_classes), present)
+    if len(empty) and not allow_empty:
+        advice = "fix the labels or the class names"
+        if empty.tolist() == [0] and all((s.labels > 0).all() for s in _sets(dataset).values()):
+            advice = "the labels start at 1: subtract 1"
+        raise UserError(
+            f"{dataset.name}: {len(empty)} of {dataset.num_classes} classes have no training "
+            f"image: {_listed(dataset, empty)}; {advice}, or set data.allow_empty_classes=True"
+        )
+    if len(present) < 2:
+        raise UserError(
+            f"{dataset.name}: all {len(dataset.train)} training images are of class "
+            f"{_listed(dataset, present)}; give images of another class too"
+        )
+
+
+def _sets(dataset: Dataset) -> dict[str, Examples]:
+    """The three sets by name."""
+    return {name: getattr(dataset, name) for name in ("train", "val", "test")}
+
+
+def _listed(dataset: Dataset, labels: np.ndarray) -> str:
+    """Classes by label and name, the first few of them."""
+    words = [f"{label} ({shown(dataset.class_names[label], 40)[1:-1]})" for label in labels[:3]]
+    return ", ".join(words) + (", …" if len(labels) > 3 else "")
+
+
+def _class_notes(dataset: Dataset) -> list[str]:
+    """Which classes a set has no image of."""
+    every = np.arange(dataset.num_classes)
+    present = np.unique(dataset.train.labels)
+    notes = []
+    empty = np.setdiff1d(every, present)
+    if len(empty):
+        notes.append(
+            f"Train has no image of {len(empty)} of {dataset.num_classes} classes: "
+            f"{_listed(dataset, empty)} (data.allow_empty_classes)."
+        )
+    if dataset.malignant and not np.isin(dataset.malignant, present).any():
+        notes.append("Train has no image of a malignant class: no model can learn to find one.")
+    for which in ("val", "test"):
+        lacking = np.setdiff1d(present, getattr(dataset, which).labels)
+        if len(lacking):
+            notes.append(
+                f"{which.capitalize()} has no image of {len(lacking)} of the {len(present)} "
+                f"classes of train: {_listed(dataset, lacking)}; its numbers say nothing of them."
+            )
+    return notes
+
+
+def _overlap_notes(dataset: Dataset) -> list[str]:
+    """How many images and groups of train are in val or test again."""
+
+    def digests(images: np.ndarray) -> list[bytes]:
+        images = np.ascontiguousarray(images)
+        return [hashlib.blake2b(image.data, digest_size=16).digest() for image in images]
+
+    notes = []
+    seen, groups = set(digests(dataset.train.images)), dataset.train.groups
+    for which in ("val", "test"):
+        others: Examples = getattr(dataset, which)
+        copies = sum(digest in seen for digest in digests(others.images))
+        if copies:
+            notes.append(
+                f"{copies} of {len(others)} {which} images are exact copies of training images: "
+                f"{which} is not of unseen images."
+            )
+        if groups is not None and others.groups is not None:
+            again = np.isin(others.groups, groups)
+            if again.any():
+                notes.append(
+                    f"{len(np.unique(others.groups[again]))} groups of train have "
+                    f"{again.sum()} of {len(others)} {which} images: {which} is not of unseen "
+                    "groups."
+                )
+    return notes

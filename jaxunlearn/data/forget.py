@@ -3,16 +3,18 @@
 import dataclasses
 import functools
 import hashlib
-import zipfile
-from collections.abc import Callable, Iterable
+import os
+import re
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxunlearn import rules
+from jaxunlearn.data import reading
 from jaxunlearn.data.dataset import Dataset
-from jaxunlearn.errors import UserError, one_line
+from jaxunlearn.errors import UserError, shown
 from jaxunlearn.keys import stage_rng
 from jaxunlearn.rules import Rule
 
@@ -47,8 +49,8 @@ def resolve(request: Any, dataset: Dataset) -> tuple[Split, list[str]]:
         "class": the whole `classes`;
         "groups": the `groups` of these ids or, without ids, random whole groups that together
           hold at most `fraction` of the examples;
-        "indices": the training indices in the file `path`: text, one per line, `.npy`, or `.npz`
-          with `forget`.
+        "indices": the training indices in the file `path`: UTF-8 text of up to 16 MiB, digits
+          only, one index per line; `.npy`; or `.npz` with `forget`.
         `seed` seeds what is random.
       dataset: the data set; only labels and groups are read.
 
@@ -153,7 +155,7 @@ def _groups(request: Any, dataset: Dataset) -> np.ndarray:
             "use another kind, or a data set with patient or lesion ids"
         )
     ids, sizes = np.unique(groups, return_counts=True)
-    if request.groups:
+    if len(request.groups):
         _known("groups", request.groups, ids.tolist(), "a group of a training example")
         return np.flatnonzero(np.isin(groups, list(request.groups)))
     room = round(request.fraction * len(groups))
@@ -169,26 +171,47 @@ def _indices(request: Any, dataset: Dataset) -> np.ndarray:
     """The indices that a file lists."""
     if not request.path:
         raise UserError("forget.kind='indices' needs forget.path: a file of training indices")
-    path = Path(request.path).expanduser()
-    if path.suffix in (".npz", ".npy"):
-        indices = _npz_array(path, "forget")
+    suffix = os.path.splitext(request.path)[1].lower()
+    form = _FORMS.get(suffix, _TEXT)
+    path = reading.regular(request.path, "forget.path", form)
+    lines, num_train = None, len(dataset.train)
+
+    def check(declared: dict[str, reading.Declared]) -> None:
+        (array,) = declared.values()
+        if array.dtype.kind not in "iu" or array.ndim != 1:
+            found = f"{str(array.dtype)[:40]} {list(array.shape)}"
+            advice = "; of a mask take numpy.flatnonzero" if array.dtype.kind == "b" else ""
+            raise UserError(
+                f"{reading.named(path)}: the indices are {found}; allowed: integers [N]{advice}"
+            )
+        if array.shape[0] > num_train:
+            raise UserError(
+                f"{reading.named(path)} lists {array.shape[0]} indices and train has {num_train} "
+                "images; list each once"
+            )
+
+    if suffix == ".npz":
+        indices = reading.npz(path, form, ["forget"], check=check)["forget"]
+    elif suffix == ".npy":
+        indices = reading.npy(path, form, "the list", check)
     else:
-        indices = _text_indices(path)
-    if indices.dtype.kind not in "iu" or indices.ndim != 1:
-        raise UserError(
-            f"{path}: the indices are {indices.dtype} {list(indices.shape)}; allowed: integers [N]"
-        )
-    num_train = len(dataset.train)
-    outside = indices[(indices < 0) | (indices >= num_train)]
+        indices, lines = _text_indices(path)
+
+    def place(at: int) -> str:
+        return f"{reading.named(path)}{'' if lines is None else f', line {lines[at]}'}"
+
+    outside = np.flatnonzero((indices < 0) | (indices >= num_train))
     if len(outside):
         raise UserError(
-            f"{path}: the index {outside[0]} is not in train; allowed: 0 to {num_train - 1}"
+            f"{place(outside[0])}: the index {indices[outside[0]]} is not in train; "
+            f"allowed: 0 to {num_train - 1}"
         )
     values, counts = np.unique(indices, return_counts=True)
     if (counts > 1).any():
+        twice, times = values[counts > 1][0], counts[counts > 1][0]
         raise UserError(
-            f"{path}: the index {values[counts > 1][0]} is listed {counts[counts > 1][0]} times; "
-            "list each once"
+            f"{place(np.flatnonzero(indices == twice)[1])}: the index {twice} is listed {times} "
+            "times; list each once"
         )
     return indices.astype(np.int64)
 
@@ -214,6 +237,7 @@ DEFAULTS = {
 }
 RULES: dict[str, Rule] = {
     "kind": rules.one_of(REQUESTS),
+    "balanced": rules.TRUTH,
     "fraction": Rule(
         lambda value: 0 < value < 1, "more than 0 and less than 1, a share rather than a count"
     ),
@@ -224,9 +248,24 @@ RULES: dict[str, Rule] = {
     "groups": rules.whole_numbers(),
     "seed": rules.SEED,
 }
+# The settings that each kind reads, but for `reads`.
+READS: dict[str, tuple[str, ...]] = {
+    "fraction": ("fraction", "balanced", "seed"),
+    "per_class": ("fractions", "seed"),
+    "class": ("classes",),
+    "groups": ("groups", "fraction", "seed"),
+    "indices": ("path",),
+}
 
 
-def _known(field: str, given: Iterable[int], allowed: Iterable[int], what: str) -> None:
+def reads(request: Any) -> tuple[str, ...]:
+    """The settings that a request reads: those of its kind; of named groups only the names."""
+    if request.kind == "groups" and len(request.groups):
+        return ("groups",)
+    return READS[request.kind]
+
+
+def _known(field: str, given: Collection[int], allowed: Iterable[int], what: str) -> None:
     """Raises unless there are ids and every one is allowed."""
     allowed = list(allowed)
     wrong = sorted(set(given) - set(allowed))
@@ -235,38 +274,34 @@ def _known(field: str, given: Iterable[int], allowed: Iterable[int], what: str) 
             f"forget.{field} must be among {len(allowed)} ids from {min(allowed)} to "
             f"{max(allowed)}, got {wrong[0]}, which is not {what}"
         )
-    if not given:
+    if not len(given):
         raise UserError(f"forget.{field} is empty; name {what}")
 
 
-def _npz_array(path: Path, name: str) -> np.ndarray:
-    """The named array of an .npz file; of an .npy file, its one array."""
-    try:
-        with open(path, "rb") as opened:
-            file = np.load(opened, allow_pickle=False)  # a pickle could run any code
-            return file if isinstance(file, np.ndarray) else file[name]
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"{path} cannot be read as a file with {name}: {one_line(error)}"
-        ) from error
+_TEXT = reading.Form(
+    "a list of indices", "give one whole number a line, digits only, as UTF-8 text"
+)
+_FORMS = {
+    ".npz": reading.Form("a .npz with forget", "save it with numpy.savez(path, forget=indices)"),
+    ".npy": reading.Form("a .npy of indices", "save it with numpy.save(path, indices)"),
+}
 
 
-def _text_indices(path: Path) -> np.ndarray:
-    """One integer per line; empty lines are skipped."""
-    try:
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"forget.path: cannot read {path}; give one index per line ({error})"
-        ) from error
-    indices = []
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            try:
-                indices.append(np.int64(line))
-            except (ValueError, OverflowError) as error:
-                raise UserError(
-                    f"{path}, line {number}: {line.strip()!r} is not an index; "
-                    "give one integer per line"
-                ) from error
-    return np.array(indices, np.int64)
+def _text_indices(path: Path) -> tuple[np.ndarray, list[int]]:
+    """One index a line, and the numbers of these lines; empty lines are skipped."""
+    indices, numbers = [], []
+    for number, line in enumerate(reading.text(path, _TEXT).split("\n"), start=1):
+        word = line.strip(" \t")
+        if not word:
+            continue
+        # Python's int would take 1_000, +5 and digits of other scripts too.
+        if not re.fullmatch(r"-?[0-9]{1,18}", word):
+            raise UserError(
+                f"{reading.named(path)}, line {number}: {shown(word)} is not an index; "
+                f"{_TEXT.advice}"
+            )
+        indices.append(int(word))
+        numbers.append(number)
+    if not indices:
+        raise UserError(f"{reading.named(path)} has no index in it; {_TEXT.advice}")
+    return np.array(indices, np.int64), numbers

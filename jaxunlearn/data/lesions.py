@@ -4,7 +4,9 @@ from typing import Any
 
 import numpy as np
 
+from jaxunlearn.data import reading
 from jaxunlearn.data.dataset import Dataset, Examples
+from jaxunlearn.errors import UserError
 from jaxunlearn.keys import stage_rng
 
 MALIGNANT_SHARE = 0.3
@@ -36,15 +38,20 @@ def load(config: Any) -> Dataset:
     Args:
       config: the `data` config; `count` is the number of train images (val has a fifth and test a
         third as many), `size` the image side, `seed` seeds every draw.
+
+    Raises:
+      UserError: the images do not fit in this machine's memory.
     """
-    counts = (config.count, config.count // 5, config.count // 3)
+    count, size = int(config.count), int(config.size)  # NumPy's integers would overflow
+    _check_memory(count, size)
+    counts = (count, count // 5, count // 3)
     train, val, test = (
         # At most as many patients as images: numbers from the sum of the sets before are new.
-        _draw(stage_rng("lesions", config.seed, i), count, config.size, sum(counts[:i]))
-        for i, count in enumerate(counts)
+        _draw(stage_rng("lesions", config.seed, i), number, size, sum(counts[:i]))
+        for i, number in enumerate(counts)
     )
-    wrong = stage_rng("wrong labels", config.seed).permutation(config.count)
-    wrong = wrong[: round(WRONG_LABELS * config.count)]
+    wrong = stage_rng("wrong labels", config.seed).permutation(count)
+    wrong = wrong[: round(WRONG_LABELS * count)]
     train.labels[wrong] = 1 - train.labels[wrong]
     return Dataset(
         "lesions (synthetic)",
@@ -54,6 +61,17 @@ def load(config: Any) -> Dataset:
         licence="CC0 1.0 (synthetic)",
         synthetic=True,
     )
+
+
+def _check_memory(count: int, size: int) -> None:
+    """Raises where the images, their traits and the planes of a chunk exceed the memory."""
+    each = 3 * size**2 + 1000  # bytes of an image and of what its look is drawn from
+    needed = count * each * 23 // 15 + 200 * max(2**17, size**2)
+    if needed > reading.memory():
+        raise UserError(
+            f"data.count={count} images of data.size={size} need about {reading.gib(needed)}; "
+            f"this machine's memory: {reading.gib(reading.memory())}; ask for fewer or smaller ones"
+        )
 
 
 def _draw(rng: np.random.Generator, count: int, size: int, first_group: int) -> Examples:

@@ -26,6 +26,7 @@ DEFAULTS = {
     "path": "",  # a file to read in place of the published download
     "root": "",  # folder of downloads; empty: where each data set usually lies
     "size": 28,  # image size in pixels, where the source has several
+    "allow_empty_classes": False,  # True: there may be classes without a training image
     "malignant": (),  # malignant labels; (): those that the data set is known for
     "binary": False,  # True: two classes, benign 0 and malignant 1
     "seed": 0,  # of generated images and of random validation sets
@@ -36,12 +37,29 @@ DEFAULTS = {
 }
 RULES: dict[str, Rule] = {
     "name": rules.one_of(SOURCES),
-    "size": rules.whole(8),  # the models pool three times
+    "size": rules.whole(8, 2**14),  # the models pool three times
+    "allow_empty_classes": rules.TRUTH,
     "malignant": rules.whole_numbers(0, "labels, whole numbers from 0"),
-    "seed": rules.whole(0),
-    "count": rules.whole(10),
-    "mean": rules.numbers(lambda each: True, "1 or 3 numbers", counts=(1, 3)),
-    "std": rules.numbers(lambda each: each > 0, "1 or 3 numbers above 0", counts=(1, 3)),
+    "binary": rules.TRUTH,
+    "seed": rules.SEED,
+    "count": rules.whole(10, 10**9),
+    # Of images in [0, 1]; numbers of images in 0 to 255 are refused, and no value overflows.
+    "mean": rules.numbers(
+        lambda each: 0 <= each <= 1, "1 or 3 numbers from 0 to 1, as images are", counts=(1, 3)
+    ),
+    "std": rules.numbers(
+        lambda each: 0.001 <= each <= 10, "1 or 3 numbers from 0.001 to 10", counts=(1, 3)
+    ),
+}
+# The settings that each source reads, beyond those that all do: malignant, binary, mean, std and
+# allow_empty_classes.
+READS: dict[str, tuple[str, ...]] = {
+    "lesions": ("size", "count", "seed"),
+    **dict.fromkeys([*medmnist.FLAGS, "chestmnist"], ("path", "root", "size")),
+    "cifar10": ("path", "root", "seed"),
+    "cifar100": ("path", "root", "seed"),
+    "npz": ("path",),
+    "tfds": ("tfds_name", "root", "seed"),
 }
 
 
@@ -52,14 +70,15 @@ def load(config: Any) -> Dataset:
       config: see `DEFAULTS`.
 
     Raises:
-      UserError: a setting that breaks its rule, data that does not fit, or binary without malignant
-        classes.
+      UserError: a setting that breaks its rule, data that does not fit, a class without a training
+        image that is not allowed, or binary without images of both kinds.
     """
     rules.check(config, RULES, "data")
     dataset = SOURCES[config.name](config)
-    if config.malignant:
-        dataset = dataclasses.replace(dataset, malignant=tuple(sorted(set(config.malignant))))
-    check(dataset)
+    if len(config.malignant):
+        malignant = tuple(sorted({int(label) for label in config.malignant}))
+        dataset = dataclasses.replace(dataset, malignant=malignant)
+    check(dataset, config.get("allow_empty_classes", False))
     return _binary(dataset) if config.binary else dataset
 
 
@@ -70,6 +89,14 @@ def _binary(dataset: Dataset) -> Dataset:
             f"data.binary=True needs some malignant classes and some benign ones; {dataset.name} "
             f"counts {len(dataset.malignant)} of {dataset.num_classes} as malignant; "
             "set data.malignant"
+        )
+
+    malignant = np.isin(dataset.train.labels, dataset.malignant)
+    if malignant.all() or not malignant.any():
+        raise UserError(
+            f"data.binary=True needs training images of malignant classes and of benign ones; of "
+            f"the {len(malignant)} of {dataset.name} {malignant.sum()} are malignant; "
+            "set data.malignant, or give images of both"
         )
 
     def relabel(examples: Examples) -> Examples:

@@ -1,6 +1,5 @@
 """MedMNIST's 2-D single-label sets, from the published files."""
 
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxunlearn.data import common, npz
@@ -176,8 +175,13 @@ def load(config: Any) -> Dataset:
                 f"got {config.size}"
             )
         name += "" if config.size == 28 else f"_{config.size}"
-        folder = Path(config.root or "~/.medmnist").expanduser()
         md5 = info.md5[SIZES.index(config.size)]
-        path = common.fetch(_URL.format(f"{name}.npz"), md5, folder, f"{name}.npz")
-    sets, _ = npz.read(path)
+        url = _URL.format(f"{name}.npz")
+        path = common.fetch(url, md5, config.root or "~/.medmnist", f"{name}.npz")
+    sets, class_names = npz.read(path)
+    if class_names not in ((), info.class_names):
+        raise UserError(
+            f"{config.path}: its class_names are not those of {config.name}, so that its labels "
+            "mean something else; use data.name='npz', or leave class_names out"
+        )
     return Dataset(name, *sets, info.class_names, info.malignant, info.licence)

@@ -1,15 +1,22 @@
 """Files in MedMNIST's layout: the reader that medmnist shares, and the source for a user's own."""
 
 import os
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxunlearn.data import reading
 from jaxunlearn.data.dataset import Dataset, Examples
-from jaxunlearn.errors import UserError, one_line
+from jaxunlearn.errors import UserError, shown
+
+_SETS = ("train", "val", "test")
+_NEEDED = tuple(f"{name}_{kind}" for name in _SETS for kind in ("images", "labels"))
+_OPTIONAL = (*(f"{name}_groups" for name in _SETS), "class_names")
+_FORM = reading.Form(
+    "a .npz in MedMNIST's layout",
+    f"save plain arrays {', '.join(_NEEDED)} with numpy.savez",
+)
 
 
 def load(config: Any) -> Dataset:
@@ -24,7 +31,8 @@ def load(config: Any) -> Dataset:
       config: the `data` config; `path` is the file.
 
     Raises:
-      UserError: no path, or the file is missing, unreadable, pickled, or of another layout.
+      UserError: no path, or the file is missing, unreadable, larger than the machine's memory,
+        or of another layout. Only the arrays named above are read, and nothing is unpickled.
     """
     if not config.path:
         raise UserError("data.name='npz' needs data.path: a .npz file in MedMNIST's layout")
@@ -34,68 +42,88 @@ def load(config: Any) -> Dataset:
         # Guards against ids taken for labels, before a name is made for every number up to them.
         if highest >= len(sets[0]):
             raise UserError(
-                f"{config.path}: the highest label is {highest} and train has {len(sets[0])} "
-                "images; number the classes from 0 without gaps"
+                f"{shown(config.path)}: the highest label is {highest} and train has "
+                f"{len(sets[0])} images; number the classes from 0 without gaps"
             )
         class_names = tuple(str(c) for c in range(highest + 1))
     if len(class_names) < 2:
-        raise UserError(f"{config.path}: {len(class_names)} class; at least 2 are needed")
+        raise UserError(
+            f"{shown(config.path)}: {len(class_names)} class; at least 2 are needed: give images "
+            "of another one"
+        )
     return Dataset(Path(config.path).stem, *sets, class_names)
 
 
 def read(path: str | os.PathLike) -> tuple[tuple[Examples, Examples, Examples], tuple[str, ...]]:
     """Train, val and test of a file in MedMNIST's layout, and its class names, () where none."""
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise UserError(f"data.path: no file {path}; give a .npz file in MedMNIST's layout")
-    try:
-        # Opened here, as NumPy leaves a file open that it cannot read. A pickle could run any code.
-        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(
-            f"{path} cannot be read as a .npz of plain arrays (pickled ones are not allowed); "
-            f"save it again with numpy.savez ({one_line(error)})"
-        ) from error
-    needed = [f"{s}_{kind}" for s in ("train", "val", "test") for kind in ("images", "labels")]
-    missing = [name for name in needed if name not in arrays]
-    if missing:
-        raise UserError(f"{path} lacks {', '.join(missing)}; needed: {', '.join(needed)}")
-    names = arrays.get("class_names", np.array([], dtype=str))
-    if names.dtype.kind != "U" or names.ndim != 1:
-        raise UserError(
-            f"{path}: class_names are {names.dtype} {list(names.shape)}; "
-            "allowed: a unicode array [num_classes]"
-        )
-    train, val, test = (_examples(path, arrays, name) for name in ("train", "val", "test"))
-    return (train, val, test), tuple(str(name) for name in names)
-
-
-def _examples(path: Path, arrays: dict[str, np.ndarray], name: str) -> Examples:
-    """One of the three sets, brought to the contract's shapes and types."""
-    images = arrays[f"{name}_images"]
-    labels = _integers(path, f"{name}_labels", arrays[f"{name}_labels"])
-    groups = arrays.get(f"{name}_groups")
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or len(images) == 0:
-        raise UserError(
-            f"{path}: {name}_images are {images.dtype} {list(images.shape)}; "
-            "allowed: uint8 [N, H, W] or [N, H, W, C], at least one image"
-        )
-    return Examples(
-        images[..., None] if images.ndim == 3 else images,
-        labels,
-        None if groups is None else _integers(path, f"{name}_groups", groups),
+    path = reading.regular(path, "data.path", _FORM)
+    arrays = reading.npz(
+        path, _FORM, _NEEDED, _OPTIONAL, check=lambda declared: _check(path, declared)
     )
-
-
-def _integers(path: Path, name: str, array: np.ndarray) -> np.ndarray:
-    """The array as int32 `[N]`."""
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.dtype.kind not in "iu" or array.ndim != 1 or len(array) == 0:
-        raise UserError(
-            f"{path}: {name} are {array.dtype} {list(array.shape)}; allowed: integers [N] or [N, 1]"
+    sets = [
+        Examples(
+            _images(arrays[f"{name}_images"]),
+            _integers(path, f"{name}_labels", arrays),
+            _integers(path, f"{name}_groups", arrays) if f"{name}_groups" in arrays else None,
         )
+        for name in _SETS
+    ]
+    try:
+        # Without class_names, (): four bytes of an array of text may be no character.
+        class_names = tuple(arrays.get("class_names", np.array([])).tolist())
+    except ValueError as error:
+        raise UserError(
+            f"{reading.named(path)}: class_names are no text; save them again"
+        ) from error
+    return (sets[0], sets[1], sets[2]), class_names
+
+
+def _check(path: Path, declared: dict[str, reading.Declared]) -> None:
+    """Raises at the first array of a type or shape that will not do."""
+    for name, array in declared.items():
+        if name == "class_names":
+            fits = array.dtype.kind == "U" and array.ndim == 1 and array.nbytes <= 2**24
+            allowed = "a unicode array [num_classes] of up to 16 MiB"
+        elif name.endswith("_images"):
+            fits = array.dtype == np.uint8 and array.ndim in (3, 4) and array.nbytes > 0
+            allowed = "uint8 [N, H, W] or [N, H, W, C], at least one image"
+        else:
+            fits = array.dtype.kind in "iu" and array.nbytes > 0
+            fits = fits and (array.ndim == 1 or array.shape[1:] == (1,))
+            allowed = f"integers [N] or [N, 1]{_conversion(name, array)}"
+        if not fits:
+            found = f"{str(array.dtype)[:40]} {list(array.shape)}"
+            raise UserError(f"{reading.named(path)}: {name} are {found}; allowed: {allowed}")
+    for name in (key for key in declared if key != "class_names"):
+        images = f"{name.split('_')[0]}_images"
+        count, needed = declared[name].shape[0], declared[images].shape[0]
+        if count != needed:
+            raise UserError(
+                f"{reading.named(path)}: {name} has {count} numbers for the {needed} images of "
+                f"{images}; give one number for each image"
+            )
+
+
+def _conversion(name: str, array: reading.Declared) -> str:
+    """How to make integers of an array of another type or shape, to end a message."""
+    is_labels = name.endswith("_labels")
+    if is_labels and array.ndim == 2 and array.shape[1] > 1 and array.dtype.kind in "biuf":
+        return "; of one-hot labels take .argmax(1)"
+    if array.dtype.kind in "bf":
+        return "; convert them with .astype(int)"
+    if array.dtype.kind in "US":
+        return "; number them from 0 and name them in class_names" if is_labels else "; number them"
+    return ""
+
+
+def _images(array: np.ndarray) -> np.ndarray:
+    """The images as `[N, H, W, C]`."""
+    return np.ascontiguousarray(array[..., None] if array.ndim == 3 else array)
+
+
+def _integers(path: Path, name: str, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """The array of that name as int32 `[N]`."""
+    array = arrays[name].reshape(-1)
     if array.max() > np.iinfo(np.int32).max or array.min() < np.iinfo(np.int32).min:
-        raise UserError(f"{path}: {name} do not fit in 32 bits; renumber them")
+        raise UserError(f"{reading.named(path)}: {name} do not fit in 32 bits; renumber them")
     return array.astype(np.int32)

@@ -6,7 +6,8 @@ import numpy as np
 
 from jaxunlearn.data import common
 from jaxunlearn.data.dataset import Dataset, Examples
-from jaxunlearn.errors import UserError, one_line
+from jaxunlearn.errors import UserError, one_line, shown
+from jaxunlearn.files import local
 
 
 def load(config: Any) -> Dataset:
@@ -32,16 +33,30 @@ def load(config: Any) -> Dataset:
         raise UserError(
             "data.name='tfds' needs TensorFlow Datasets; pip install 'jaxunlearn[tfds]'"
         ) from error
-    folder = config.root or None
+    folder = str(local(config.root, "data.root")) if config.root else None
     try:
         splits = tensorflow_datasets.data_source(name, data_dir=folder, download=False)
-    # What TFDS raises for: no such folder; no TensorFlow; records without random access; no name.
-    except (AssertionError, ImportError, NotImplementedError, OSError, ValueError) as error:
+    # Exception: TFDS has one of its own or Python's for each of no such folder, no name, records
+    # without random access, no TensorFlow, damaged metadata.
+    except Exception as error:
         raise UserError(
-            f"TFDS set {name!r} is not prepared in {folder or '~/tensorflow_datasets'}: TFDS needs "
-            f"TensorFlow, only to prepare images; where it is installed, run `tfds build {name} "
-            f"--file_format=array_record` and copy the folder ({one_line(error)})"
+            f"TFDS set {shown(name, 40)} is not prepared in "
+            f"{shown(folder or '~/tensorflow_datasets', 60)} ({one_line(error)[:60]}): TFDS needs "
+            "TensorFlow, only to prepare images; where it is installed, run `tfds build NAME "
+            "--file_format=array_record` and copy the folder"
         ) from error
+    try:
+        return _read(name, splits, config.seed)
+    except UserError:
+        raise
+    except Exception as error:  # records or metadata that are damaged or of another kind
+        raise UserError(
+            f"TFDS set {shown(name, 40)} cannot be read: {one_line(error)}; prepare it again"
+        ) from error
+
+
+def _read(name: str, splits: Any, seed: int) -> Dataset:
+    """The data set of the prepared splits."""
     if "train" not in splits or "test" not in splits:
         raise UserError(
             f"TFDS set {name!r} has the splits {', '.join(sorted(splits))}; needed: train and test"
@@ -56,13 +71,15 @@ def load(config: Any) -> Dataset:
     if "validation" in splits:
         val = _examples(name, splits["validation"])
     else:
-        train, val = common.hold_out(train, config.seed)
+        train, val = common.hold_out(train, seed)
     return Dataset(name, train, val, test, tuple(features["label"].names))
 
 
 def _examples(name: str, source: Any) -> Examples:
     """Every example of one split, in TFDS's order."""
     pairs = [(example["image"], example["label"]) for example in source]
+    if not pairs:
+        raise UserError(f"TFDS set {name!r} has a split without an example; prepare it again")
     shapes = sorted({np.shape(image) for image, _ in pairs})
     if len(shapes) != 1:
         raise UserError(

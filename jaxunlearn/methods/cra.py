@@ -22,6 +22,7 @@ from jaxunlearn import rules
 from jaxunlearn.data.dataset import Dataset
 from jaxunlearn.errors import UserError
 from jaxunlearn.methods.task import Task
+from jaxunlearn.rules import Unread
 from jaxunlearn.training.passes import Batch, cross_entropy
 
 DEFAULTS = {
@@ -35,6 +36,9 @@ TARGETS = ("none", "entropy", "uniform", "risk_neutral")
 RULES = {
     "cra.target": rules.one_of(TARGETS),
     "cra.weight": rules.at_least(0),
+}
+READS = {
+    "cra.weight": Unread(lambda settings: settings.cra.target != "none", "set cra.target"),
 }
 
 

@@ -34,6 +34,7 @@ RULES = {
     "relabel.order": rules.one_of(ORDERS),
     **cra.RULES,
 }
+READS = cra.READS
 
 
 check = cra.check

@@ -11,6 +11,7 @@ from typing import Any
 
 from jaxunlearn import rules
 from jaxunlearn.methods.task import Task
+from jaxunlearn.rules import Unread
 from jaxunlearn.training.passes import (
     Action,
     Ask,
@@ -36,6 +37,11 @@ SCHEDULES: dict[str, Callable[[Any, int], float]] = {
     # Rounded down: of 182 epochs at 91 and 136, as in the papers.
     "milestones": lambda config, epoch: (
         0.1 ** sum(epoch >= int(at * config.epochs) for at in config.milestones)
+    ),
+}
+READS = {
+    "milestones": Unread(
+        lambda settings: settings.schedule == "milestones", "set schedule='milestones'"
     ),
 }
 KEPT = ("last", "best_val")

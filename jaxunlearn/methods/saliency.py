@@ -17,6 +17,7 @@ import optax
 from jaxunlearn import rules
 from jaxunlearn.keys import stage_rng
 from jaxunlearn.methods.task import Task
+from jaxunlearn.rules import Unread
 from jaxunlearn.training.links import keep
 from jaxunlearn.training.passes import Action, Batch, Pass, Replace, Variables
 
@@ -31,6 +32,10 @@ RULES = {
     "mask.ratio": rules.between(0, 1),
     "mask.scope": rules.one_of(SCOPES),
 }
+READS = dict.fromkeys(
+    ("mask.scope", "mask.augment", "mask.compat"),
+    Unread(lambda settings: settings.mask.ratio < 1, "set mask.ratio below 1, for a mask"),
+)
 
 
 def _gradient(variables: Variables, batch: Batch, context: Any) -> Any:

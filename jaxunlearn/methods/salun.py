@@ -7,5 +7,5 @@ says where the published code departs from the paper.
 from jaxunlearn.methods import random_label
 
 DEFAULTS = {**random_label.DEFAULTS, "mask": {"ratio": 0.5}}
-RULES = random_label.RULES
+RULES, READS = random_label.RULES, random_label.READS
 passes, check = random_label.passes, random_label.check

@@ -7,5 +7,5 @@ https://arxiv.org/abs/2604.23854; `jaxunlearn.methods.cra` is our reading of it.
 from jaxunlearn.methods import cra, salun
 
 DEFAULTS = {**salun.DEFAULTS, "cra": {**cra.DEFAULTS, "target": "entropy"}}
-RULES = salun.RULES
+RULES, READS = salun.RULES, salun.READS
 passes, check = salun.passes, salun.check

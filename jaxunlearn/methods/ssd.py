@@ -20,9 +20,14 @@ import optax
 
 from jaxunlearn import rules
 from jaxunlearn.methods.task import Task
+from jaxunlearn.rules import Unread
 from jaxunlearn.training.passes import Batch, Replace, Variables
 
 DEFAULTS = {"alpha": 10.0, "dampening": 1.0, "importance": "example", "batch_size": 64}
+READS = dict.fromkeys(
+    ("optimizer", "momentum", "weight_decay"),
+    Unread(lambda settings: False, "SSD does not train: choose another method"),
+)
 IMPORTANCES = ("example", "batch")
 RULES = {
     "alpha": rules.at_least(0),

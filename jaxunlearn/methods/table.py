@@ -19,7 +19,7 @@ from jaxunlearn.methods import (
 )
 from jaxunlearn.methods.task import Task
 from jaxunlearn.names import is_path, resolve
-from jaxunlearn.rules import Rule
+from jaxunlearn.rules import Rule, Unread
 from jaxunlearn.training.passes import Action
 
 
@@ -30,6 +30,7 @@ class Method(NamedTuple):
       passes: the method itself: a generator of actions, whose return value is what it claims.
       defaults: its settings, with those of a mask.
       rules: what these must keep, by dotted name.
+      reads: which of the settings count only where others ask for it, by dotted name.
       check: raises `UserError` where the method does not support a data set or the policies of an
         augmentation; called before anything is trained.
       modules: the names of the modules that make it.
@@ -38,6 +39,7 @@ class Method(NamedTuple):
     passes: Callable[[Task, Any], Iterator[Action]]
     defaults: dict[str, Any]
     rules: Mapping[str, Rule]
+    reads: Mapping[str, Unread]
     check: Callable[[Any, Dataset, Collection[str]], None]
     modules: tuple[str, ...]
 
@@ -47,13 +49,14 @@ def _supports(settings: Any, dataset: Dataset, policies: Collection[str]) -> Non
 
 
 def from_module(module: ModuleType, passes: str = "passes") -> Method:
-    """A method from its module's `passes`, `DEFAULTS` and, where it has them, `RULES`, `check`."""
+    """A method from its module's `passes` and what else of a `Method` it defines, in capitals."""
     defaults = getattr(module, "DEFAULTS", {})
     mask = {**saliency.DEFAULTS, **defaults.get("mask", {})}
     return Method(
         getattr(module, passes),
         {**defaults, "mask": mask},
         {**getattr(module, "RULES", {}), **saliency.RULES},
+        {**getattr(module, "READS", {}), **saliency.READS},
         getattr(module, "check", _supports),
         (module.__name__,),
     )
