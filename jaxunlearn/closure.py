@@ -1,42 +1,85 @@
 """The source that a module stands on: what must be hashed to know that its results still hold.
 
-A static walk over import statements. It stays within the module's own package or, for a module
-outside any package, within its folder; libraries are not followed. A package's `__init__` counts
-only where it is imported from, so a table in one changes nothing for modules that go around it.
+A static walk over import statements. It stays within the library or, from a module of the user's,
+within its package and all that is not installed: libraries are not followed, nor is what
+`importlib.import_module` finds. A package's `__init__` counts only where it is imported from, so a
+table in one changes nothing for modules that go around it.
 """
 
 import ast
-import functools
 import hashlib
 import importlib.util
+import sys
+import sysconfig
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
+
+from jaxunlearn.errors import UserError
+
+LIBRARY = "jaxunlearn"
+INSTALLED = ("site-packages", "dist-packages")
+STANDARD = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib"))
+# By name: what the module was imported as, and its source then. What runs in this process is that
+# source, whatever its file holds since.
+_read: dict[str, tuple[Any, bytes]] = {}
 
 
-@functools.cache
-def _find(name: str) -> Path | None:
-    """The source file of a module, None where it has none or does not exist."""
+def _spec(name: str) -> Any:
+    """How a module is found, None where it does not exist."""
     try:
-        spec = importlib.util.find_spec(name)
-    except (ImportError, AttributeError, ValueError):
+        return importlib.util.find_spec(name)
+    except Exception:  # packages above it are imported: code of the user's
         return None
-    origin = spec.origin if spec else None
-    return Path(origin) if origin and origin.endswith(".py") else None
 
 
-def _imports(name: str, path: Path) -> Iterator[str]:
-    """The modules that a source file may import, by absolute name."""
+def _find(name: str) -> Path | None:
+    """The file that a module comes from, None where it has none or does not exist."""
+    spec = _spec(name)
+    origin = spec.origin if spec else getattr(sys.modules.get(name), "__file__", None)
+    return Path(origin) if origin and Path(origin).is_file() else None
+
+
+def is_local(name: str) -> bool:
+    """Whether a module belongs to the user's own code or to this library."""
+    top = name.partition(".")[0]
+    spec = _spec(top)
+    places = [spec.origin, *(spec.submodule_search_locations or ())] if spec else []
+    paths = [Path(place).resolve() for place in places if place not in (None, "built-in", "frozen")]
+    if top in (LIBRARY, "__main__"):
+        return True
+    return bool(paths) and not any(
+        set(INSTALLED) & set(path.parts) or path.is_relative_to(standard)
+        for path in paths
+        for standard in STANDARD
+    )
+
+
+def _follows(name: str, other: str) -> bool:
+    """Whether the walk goes from a module to one that it imports."""
+    top, package = other.partition(".")[0], name.partition(".")[0]
+    return top == package or (package != LIBRARY and is_local(top))
+
+
+def _imports(name: str, path: Path, source: bytes) -> Iterator[str]:
+    """The modules that a source file may import, by absolute name, as far as they are followed."""
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):  # compiled, or nothing that is ever imported
+        return
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            yield from (alias.name for alias in node.names if _follows(name, alias.name))
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
                 above = package.split(".")[: len(package.split(".")) - node.level + 1]
                 base = ".".join([*above, base] if base else above)
+            if not base or not _follows(name, base):
+                continue
             submodules = [f"{base}.{alias.name}" for alias in node.names]
-            found = [module for module in submodules if _find(module)]
+            found = [module for module in submodules if _spec(module)]
             yield from found
             if len(found) < len(submodules):  # something else of the module itself
                 yield base
@@ -48,22 +91,67 @@ def modules(roots: Iterable[str]) -> dict[str, Path]:
     waiting = list(roots)
     while waiting:
         name = waiting.pop()
-        path = _find(name)
-        if name in found or path is None:
+        path = None if name in found else _find(name)
+        if path is None:
             continue
         found[name] = path
-        package = name.partition(".")[0]
-        for other in _imports(name, path):
-            near = _find(other)
-            beside = near is not None and near.parent == path.parent
-            if other.partition(".")[0] == package or beside:
+        for other in _imports(name, path, _source(name, path)):
+            table = _find(other) if _crosses(name, other) else None
+            if table is None or table.name != "__init__.py":
                 waiting.append(other)
     return found
 
 
+def _crosses(name: str, other: str) -> bool:
+    """Whether an import enters the library from outside, where its tables say nothing."""
+    return other.partition(".")[0] == LIBRARY != name.partition(".")[0]
+
+
+def _source(name: str, path: Path) -> bytes:
+    """A module's source as it was when it was first looked at since its import."""
+    module = sys.modules.get(name)
+    if module is None:
+        return path.read_bytes()
+    imported = module.__spec__ or module  # reloading makes another spec
+    if name not in _read or _read[name][0] is not imported:
+        _read[name] = imported, path.read_bytes()
+    return _read[name][1]
+
+
+def _told(roots: Iterable[str]) -> dict[str, Path]:
+    """The modules of the roots, where each has a file."""
+    roots = tuple(roots)
+    found = modules(roots)
+    for name in roots:
+        spec = _spec(name)
+        if name not in found and not (spec and spec.submodule_search_locations):
+            raise UserError(
+                f"the source of {name} cannot be found, so that results could not be told from "
+                "those of another version; put the code into a file of its own, such as mynets.py"
+            )
+    return found
+
+
+def check(roots: Iterable[str]) -> None:
+    """Raises unless the sources can be told, and are those that were imported.
+
+    Raises:
+      UserError: a root has no file, or a file has changed since.
+    """
+    for name, path in _told(roots).items():
+        if _source(name, path) != path.read_bytes():
+            raise UserError(
+                f"{path} has changed since it was imported: restart Python, so that it takes effect"
+            )
+
+
 def fingerprint(roots: Iterable[str]) -> str:
-    """SHA-256 of the sources of `modules(roots)`, with their names."""
+    """SHA-256 of the sources of `modules(roots)`, with their names.
+
+    Raises:
+      UserError: a root has no file.
+    """
     digest = hashlib.sha256()
-    for name, path in sorted(modules(roots).items()):
-        digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
+    for name, path in sorted(_told(roots).items()):
+        digest.update(name.encode() + b"\0" + _source(name, path) + b"\0")
     return digest.hexdigest()

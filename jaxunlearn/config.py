@@ -33,8 +33,9 @@ from jaxunlearn.errors import UserError, shown, unknown
 from jaxunlearn.methods import retrain
 from jaxunlearn.methods.table import find
 from jaxunlearn.models.build import DEFAULTS as MODEL
+from jaxunlearn.models.build import MODELS
 from jaxunlearn.models.build import RULES as MODEL_RULES
-from jaxunlearn.models.build import build
+from jaxunlearn.names import resolve
 from jaxunlearn.rules import Rule, Unread
 from jaxunlearn.training.step import OPTIMIZER, OPTIMIZER_RULES
 
@@ -226,7 +227,7 @@ def check(config: ConfigDict) -> None:
     for name, settings in config.methods.items():
         _check_method(name, settings)
     build_chain(augment_chain(config))
-    build(num_classes=2, **config.model)
+    resolve("model", config.model.name, MODELS)  # it is built for the data's classes: see the plan
 
 
 def _check_method(name: str, settings: Any) -> None:

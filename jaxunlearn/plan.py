@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
+from jaxunlearn import closure
 from jaxunlearn import config as config_lib
 from jaxunlearn.augment.build import build_chain
 from jaxunlearn.data import forget
@@ -12,9 +13,11 @@ from jaxunlearn.data.dataset import Dataset
 from jaxunlearn.data.load import load
 from jaxunlearn.errors import UserError
 from jaxunlearn.grid import Cell, cells
-from jaxunlearn.methods.table import find
+from jaxunlearn.methods.table import find, modules
 from jaxunlearn.metrics.unlearning import forgotten_classes
 from jaxunlearn.models.build import build
+from jaxunlearn.models.dry_run import dry_run
+from jaxunlearn.models.sources import sources
 from jaxunlearn.trained import Recipe
 from jaxunlearn.training.step import Setup
 
@@ -140,10 +143,13 @@ def check_fit(config: ConfigDict, dataset: Dataset, num_devices: int) -> None:
         given = config.data[field]
         if len(given) not in (1, channels):
             raise UserError(f"config.data.{field} must be {allowed}, got {given}")
+    closure.check(sources(config.model.name))
+    dry_run(config.model, dataset.train.images.shape[1:], dataset.num_classes)
     policies = [policy for policy, _ in config_lib.augment_chain(config)]
     sizes = {"train": config.train.batch_size}
     for name, settings in config.methods.items():
         find(settings.method).check(settings, dataset, policies)
+        closure.check(modules(settings))
         sizes[f"methods.{name}"] = settings.batch_size
     for section, size in sizes.items():
         if size % num_devices:

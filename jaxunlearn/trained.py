@@ -18,7 +18,7 @@ from jaxunlearn.data.forget import Split
 from jaxunlearn.errors import Stopped, UserError, one_line
 from jaxunlearn.methods.table import actions, modules
 from jaxunlearn.methods.task import Task
-from jaxunlearn.models.build import module_of
+from jaxunlearn.models.sources import described, sources
 from jaxunlearn.report.progress import progress
 from jaxunlearn.store import Checkpoints, Store, load_tree, make_key, read_meta, read_npz, save_tree
 from jaxunlearn.training.loop import DivergedError, Result, run
@@ -61,15 +61,13 @@ class Recipe:
     @functools.cached_property
     def fields(self) -> dict[str, Any]:
         """What the store's key is a hash of."""
-        code = closure.fingerprint(
-            (*MAKING, *modules(self.settings), module_of(self.model["name"]))
-        )
+        code = closure.fingerprint((*MAKING, *modules(self.settings), *sources(self.model["name"])))
         return {
             "data": self.dataset.fingerprint,
             "split": self.split.fingerprint,
             "mean": self.setup.mean,
             "std": self.setup.std,
-            "model": self.model,
+            "model": {**self.model, "is": described(self.model["name"])},
             "augment": self.chain,
             "method": self.settings.to_dict(),
             "seed": self.seed,

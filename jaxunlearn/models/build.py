@@ -1,7 +1,10 @@
 """The models that ship, by name; and a user's own, by path."""
 
+import dataclasses
 import functools
 import inspect
+import sys
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +14,9 @@ import jax.numpy as jnp
 from jaxunlearn import rules
 from jaxunlearn.errors import UserError, one_line
 from jaxunlearn.models.cnn import CNN
-from jaxunlearn.models.model import Model, from_flax, shipped
+from jaxunlearn.models.model import MODES, Model, from_flax, is_nnx, shipped
 from jaxunlearn.models.resnet import ResNet
-from jaxunlearn.names import is_path, resolve
+from jaxunlearn.names import resolve
 from jaxunlearn.rules import Rule
 
 DEFAULTS = {
@@ -46,9 +49,11 @@ def build(
     """A model by its name; for the same arguments one object, fit for a static jit argument.
 
     Args:
-      name: a key of `MODELS`; or MODULE:NAME of a `flax.linen.Module` class or instance, of a
-        `Model`, or of a function that returns either. Classes and functions are called with
-        `num_classes` and with those of the other options that they take.
+      name: a key of `MODELS`; or MODULE:NAME of what a key may stand for: a `flax.linen.Module`
+        class or instance, a `flax.nnx.Module` class, a `Model`, or a function that returns one of
+        these or a pair (init, apply). Classes and functions are called with those of the options
+        below that they take; where `num_classes` is not among these, the one other argument that
+        they require gets it. What makes an nnx module takes `rngs` besides.
       num_classes: the number of logits.
       width: channels of the first layer; the others are multiples of it.
       dtype: "float32" or "bfloat16", of the computation; parameters, batch-norm moments and logits
@@ -58,49 +63,138 @@ def build(
         `jax.hessian`).
 
     Raises:
-      UserError: an unknown name, an option out of range, or code of the user's that fails.
+      UserError: an unknown name, an option out of range or one that the model does not take, or
+        code of the user's that fails.
     """
     rules.check({"width": width, "dtype": dtype}, RULES, "model")
-    target = resolve("model", name, MODELS)
+    target = _Target.of(resolve("model", name, MODELS))
     try:
         return _build(name, target, num_classes, width, dtype, custom_gradients)
-    except UserError:
-        raise
+    except UserError as error:
+        raise UserError(f"model {name!r}: {error}") from error
     except Exception as error:  # a model from outside is the user's own code
-        if not is_path(name):
-            raise
         raise UserError(f"model {name!r} cannot be built: {one_line(error)}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class _Target:
+    """What a name stands for; it equals itself alone, since it may not be hashable."""
+
+    identity: Any
+    value: Any = dataclasses.field(compare=False)
+
+    @classmethod
+    def of(cls, value: Any) -> "_Target":
+        """The target that a value is."""
+        if isinstance(value, types.MethodType):  # made anew each time that it is looked up
+            return cls((id(value.__self__), value.__func__), value)
+        return cls(id(value), value)
 
 
 @functools.lru_cache
 def _build(
-    name: str, target: Any, num_classes: int, width: int, dtype: str, custom_gradients: bool
+    name: str, target: _Target, num_classes: int, width: int, dtype: str, custom_gradients: bool
 ) -> Model:
     """Keyed by position, so that a default spelt out does not make another model."""
-    made = target
-    if not isinstance(target, nn.Module | Model):
-        options = {
-            "width": width,
-            "dtype": jnp.dtype(dtype),
-            "custom_gradients": custom_gradients,
-        }
-        taken = inspect.signature(target).parameters
-        takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
-        options = {key: value for key, value in options.items() if takes_all or key in taken}
-        made = target(num_classes=num_classes, **options)
-    if isinstance(made, nn.Module):
+    options = {
+        "num_classes": num_classes,
+        "width": width,
+        "dtype": jnp.dtype(dtype),
+        "custom_gradients": custom_gradients,
+    }
+    made, taken = target.value, set[str]()
+    for _ in range(2):  # a function may return a class
+        if isinstance(made, nn.Module | Model) or not callable(made) or is_nnx(made):
+            break
+        made, names = _call(made, options)
+        taken |= names
+        if not isinstance(made, type):
+            break
+    for option, value in (("width", width), ("dtype", dtype)):
+        if option not in taken and value != DEFAULTS[option]:
+            takes = " and ".join(sorted(taken & {"width", "dtype"})) or "neither width nor dtype"
+            raise UserError(
+                f"config.model.{option} is {value!r}, but this model takes {takes}; "
+                f"leave it at {DEFAULTS[option]!r}"
+            )
+    return _as_model(made)
+
+
+def _call(target: Callable, options: dict[str, Any]) -> tuple[Any, set[str]]:
+    """What a class or function gives for the options that it takes, and their names.
+
+    Where it takes `rngs` that is the call itself, which has to wait for them.
+    """
+    parameters = _parameters(target)
+    named = {
+        one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
+    }
+    takes_all = any(one.kind is one.VAR_KEYWORD for one in parameters)
+    given = {key: value for key, value in options.items() if takes_all or key in named}
+    taken = set(given)
+    if isinstance(target, type) and issubclass(target, nn.Module):  # set anew for each call
+        given |= {name: not MODES[name] for name in named & set(MODES)}
+    required = [
+        one
+        for one in parameters
+        if one.default is one.empty
+        and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
+        and (one.kind is one.POSITIONAL_ONLY or one.name not in {*given, "rngs"})
+    ]
+    positional: tuple[int, ...] = ()
+    if len(required) == 1 and "num_classes" not in named:
+        given.pop("num_classes", None)
+        if required[0].kind is inspect.Parameter.POSITIONAL_ONLY:
+            positional = (options["num_classes"],)
+        else:
+            given[required[0].name] = options["num_classes"]
+    elif required:
+        raise UserError(
+            f"{_called(target)} requires {', '.join(one.name for one in required)}; what is set is "
+            f"{', '.join(options)}, and rngs for nnx; give the others defaults"
+        )
+    if "rngs" in named:
+        return functools.partial(target, *positional, **given), taken
+    return target(*positional, **given), taken
+
+
+def _parameters(target: Callable) -> list[inspect.Parameter]:
+    """What a class or function takes."""
+    nnx = sys.modules.get("flax.nnx")
+    if nnx and isinstance(target, type) and issubclass(target, nnx.Module):
+        # The class itself would show what its metaclass takes, which is anything.
+        return list(inspect.signature(target.__init__).parameters.values())[1:]  # type: ignore[misc]
+    return list(inspect.signature(target).parameters.values())
+
+
+def _called(target: Any) -> str:
+    return getattr(target, "__name__", type(target).__name__)
+
+
+def _as_model(made: Any) -> Model:
+    """The model of what a user's code gave."""
+    if isinstance(made, nn.Module | functools.partial) or is_nnx(made):
         made = from_flax(made)
+    if type(made) is tuple and len(made) in (2, 3):  # (init, apply), and perhaps features
+        made = Model(*made)
     if not isinstance(made, Model):
         raise UserError(
-            f"model {name!r} must be a flax.linen.Module, a jaxunlearn Model, or a function that "
-            f"returns either, got {type(made).__name__}"
+            "it must be a flax.linen.Module, a flax.nnx.Module class, a jaxunlearn Model, a pair "
+            "(init, apply) of functions, or a function that returns one of these, got "
+            f"{type(made).__name__}"
         )
+    for field, function in zip(made._fields, made, strict=True):
+        if function is None and field == "features":
+            continue
+        if not callable(function) or not _is_hashable(function):
+            got = type(function).__name__
+            raise UserError(f"its {field} must be a function, and hashable as one is, got {got}")
     return made
 
 
-def module_of(name: str) -> str:
-    """The module that defines the model of that name."""
-    if is_path(name):
-        return name.partition(":")[0]
-    made = MODELS[name]
-    return made.args[0].__module__ if isinstance(made, functools.partial) else made.__module__
+def _is_hashable(value: Any) -> bool:
+    try:
+        hash(value)
+    except Exception:  # the user's own code
+        return False
+    return True

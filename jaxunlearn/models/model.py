@@ -1,14 +1,21 @@
 """The library's notion of a model, pure functions, and how a Flax module becomes one."""
 
+import dataclasses
 import functools
+import inspect
 import math
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.errors import InvalidRngError, ModifyScopeVariableError
+
+from jaxunlearn.errors import UserError, one_line
 
 
 class Model(NamedTuple):
@@ -29,28 +36,148 @@ class Model(NamedTuple):
     features: Callable | None = None
 
 
-def from_flax(
-    module: nn.Module, init: Callable | None = None, features: Callable | None = None
-) -> Model:
+# What modules call the argument that says whether they train, and its value where they do.
+MODES = {
+    "train": True,
+    "training": True,
+    "is_training": True,
+    "is_train": True,
+    "deterministic": False,
+    "use_running_average": False,
+    "inference": False,
+}
+DRAWS = (
+    "it draws random numbers in evaluation, where it must give one answer; take an argument train, "
+    "and draw where it is True"
+)
+UPDATES = (
+    "it updates its variables in evaluation, where an image's logits must not depend on others; "
+    "take an argument train, and update where it is True"
+)
+UNKEPT = ("intermediates", "perturbations")  # collections of what a call leaves for an onlooker
+
+
+def from_flax(module: Any, init: Callable | None = None, features: Callable | None = None) -> Model:
     """The model of a Flax module.
 
+    The module is called with images float32 [N, H, W, C]; and, by name, with those arguments that
+    say whether it trains: `train`, `training`, `is_training` or `is_train` (True in training),
+    `deterministic`, `use_running_average` or `inference` (False in training). One that has them as
+    fields in place of arguments is cloned with their values; one that has neither does the same
+    in training as in evaluation. It gives nothing but logits [N, num_classes], of any floating
+    type: they become float32.
+
     Args:
-      module: called as `module(images float32 [N, H, W, C], train bool)`, gives logits
-        `[N, num_classes]`. Its variables are "params" and collections that training updates, such
-        as "batch_stats". In training it may draw from any stream of random numbers: `nn.Dropout`,
-        `self.make_rng("name")`.
+      module: a `flax.linen.Module`, whose variables are "params" and collections that training
+        updates, such as "batch_stats"; sown "intermediates" are dropped. In training it may draw
+        from any stream of random numbers: `nn.Dropout`, `self.make_rng("name")`. Or a class or
+        function that makes a `flax.nnx.Module`, called as `module(rngs=nnx.Rngs(…))`, so that each
+        seed has initial parameters of its own; `train()` or `eval()` sets its mode. All of its
+        state that is neither a parameter nor of a random stream is the collection "state".
       init: as `Model.init`; the module's own where None.
       features: as `Model.features`.
+
+    Raises:
+      UserError: it is neither, or its call needs other arguments. What it computes is looked at
+        when there is data: see `jaxunlearn.models.dry_run`.
     """
+    if not isinstance(module, nn.Module):
+        return _from_nnx(module, init, features)
+    fixed = modes(type(module), varied=not isinstance(module, nn.Sequential))
+    fields = {} if fixed else _mode_fields(module)
+
+    def call(function: str, train: bool, *args: Any, **how: Any) -> Any:
+        given, cloned = (
+            {name: train == on for name, on in names.items()} for names in (fixed, fields)
+        )
+        source = module.clone(**cloned) if cloned else module  # type: ignore[arg-type]
+        return getattr(source, function)(*args, **given, **how)
+
+    def start(key, images):
+        kept = flax.core.DenyList(UNKEPT)
+        return flax.core.unfreeze(call("init", False, key, images, mutable=kept))
 
     def apply(variables, images, train, key=None):
         state = {name: value for name, value in variables.items() if name != "params"}
         if not train:
-            return module.apply(variables, images, False), state
+            try:
+                return as_float32(call("apply", False, variables, images)), state
+            except InvalidRngError as error:
+                raise UserError(f"{DRAWS} ({one_line(error)})") from error
+            except ModifyScopeVariableError as error:
+                raise UserError(f"{UPDATES} ({one_line(error)})") from error
         # Flax derives every stream that has no key of its own from this one, each by its name.
-        return module.apply(variables, images, True, rngs=key, mutable=list(state))
+        logits, new = call("apply", True, variables, images, rngs=key, mutable=list(state))
+        return as_float32(logits), new
 
-    return Model(init or (lambda key, images: module.init(key, images, False)), apply, features)
+    return Model(init or start, apply, features)
+
+
+def _from_nnx(make: Any, init: Callable | None, features: Callable | None) -> Model:
+    """The model of an nnx module."""
+    if is_nnx(make):
+        raise UserError(
+            f"{type(make).__name__} is an nnx module that has its parameters, which would be the "
+            "same for every seed; give its class, or a function that takes rngs and returns it"
+        )
+    if not callable(make) or (isinstance(make, type) and issubclass(make, nn.Module)):
+        raise UserError(
+            "from_flax takes a flax.linen.Module, such as MyNet(num_classes=2), or a function that "
+            f"takes rngs and returns a flax.nnx.Module, got {make!r}"
+        )
+    from jaxunlearn.models.nnx import from_nnx  # which takes a second to load
+
+    return from_nnx(make, init, features)
+
+
+def is_nnx(value: Any) -> bool:
+    """Whether this is an nnx module; nnx is loaded by those who use it."""
+    nnx = sys.modules.get("flax.nnx")
+    return nnx is not None and isinstance(value, nnx.Module)
+
+
+def modes(kind: type, varied: bool = False) -> dict[str, bool]:
+    """The arguments of a module's call that say whether it trains: see `MODES`.
+
+    Args:
+      kind: the module's class.
+      varied: whether `train` is one where the call takes any argument there is.
+
+    Raises:
+      UserError: it needs other arguments than these and images.
+    """
+    _, *parameters = inspect.signature(kind.__call__).parameters.values()
+    images, rest = parameters[:1], parameters[1:]
+    named = [one for one in rest if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+    found = {one.name: MODES[one.name] for one in named if one.name in MODES}
+    unset = [
+        one.name
+        for one in rest
+        if one.name not in found
+        and one.default is one.empty
+        and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
+    ]
+    if not images or images[0].kind is images[0].KEYWORD_ONLY or unset:
+        given = ", ".join(one.name for one in parameters) or "nothing"
+        raise UserError(
+            f"{kind.__name__}.__call__ takes {given}; it must take images first, and besides them "
+            f"may need any of {', '.join(MODES)}; give other arguments a default"
+        )
+    if not found and varied and any(one.kind is one.VAR_KEYWORD for one in parameters):
+        return {"train": True}
+    return found
+
+
+def _mode_fields(module: nn.Module) -> dict[str, bool]:
+    """The fields of a module that say whether it trains."""
+    names = [field.name for field in dataclasses.fields(module)]
+    return {name: MODES[name] for name in names if name in MODES}
+
+
+def as_float32(logits: Any) -> Any:
+    """Logits of any floating type as float32; anything else as it is."""
+    floating = isinstance(logits, jax.Array) and jnp.issubdtype(logits.dtype, jnp.floating)
+    return logits.astype(jnp.float32) if floating else logits
 
 
 def shipped(module: Callable[..., nn.Module], **fields: Any) -> Model:

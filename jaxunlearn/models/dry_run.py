@@ -1,0 +1,182 @@
+"""A look at what a model gives for the data's images, by shapes alone: nothing is computed."""
+
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxunlearn.errors import UserError, one_line
+from jaxunlearn.models.build import build
+from jaxunlearn.models.model import Model
+
+# Operations that have nothing to compute from where an operand is empty.
+REDUCING = ("reduce", "arg", "dot_general", "conv_general_dilated")
+ONLOOKER = 'what a Flax module sows goes into "intermediates", which are dropped'
+SIZES = (8, 28, 32, 64, 224)  # of images to try, to tell why a model fails
+
+
+def dry_run(settings: Mapping[str, Any], shape: tuple[int, ...], num_classes: int) -> None:
+    """Traces the model's initial variables, an evaluation, and a training step's gradient.
+
+    Args:
+      settings: `config.model`.
+      shape: of an image, (H, W, C).
+      num_classes: how many logits an image must get.
+
+    Raises:
+      UserError: the model fails, or does not keep what `Model` says.
+    """
+    _dry_run(settings["name"], build(num_classes=num_classes, **settings), shape, num_classes)
+
+
+@functools.lru_cache
+def _dry_run(name: str, model: Model, shape: tuple[int, ...], num_classes: int) -> None:
+    """The same of a model, once."""
+    what = f"model {name!r}"
+    size = " x ".join(map(str, shape))
+    try:
+        _trace(model, shape, num_classes)
+    except UserError as error:
+        raise UserError(f"{what}, on images of {size}: {error}") from error
+    except Exception as error:  # the user's own code, which may raise anything
+        problem = f"{type(error).__name__}: {one_line(error)}"
+        hint = _hint(model, shape, num_classes)
+        raise UserError(f"{what} fails on images of {size}: {problem}{hint}") from error
+
+
+def _trace(model: Model, shape: tuple[int, ...], num_classes: int) -> None:
+    """Raises at the first thing that is wrong."""
+    # One image, as evaluation must take it; and a batch that is no square with the classes.
+    one, batch = (
+        jax.ShapeDtypeStruct((count, *shape), jnp.float32) for count in (1, num_classes + 1)
+    )
+    key = jax.eval_shape(jax.random.key, 0)
+    variables = jax.eval_shape(model.init, key, one)
+    _check_variables(variables)
+    state = {name: tree for name, tree in variables.items() if name != "params"}
+
+    def evaluate(variables, images):
+        given = model.apply(variables, images, False, None)
+        _check_output(given, images, num_classes, state, "evaluation")
+        return given
+
+    for empty in _emptied(jax.make_jaxpr(evaluate)(variables, one).jaxpr):
+        raise UserError(f"they are too small, a layer is left with {empty} to compute from")
+
+    def train(params, state, images, key):
+        def loss(params):
+            given = model.apply({"params": params, **state}, images, True, key)
+            _check_output(given, images, num_classes, state, "training")
+            return jnp.sum(given[0]), given[1]
+
+        return jax.grad(loss, has_aux=True)(params)
+
+    jax.eval_shape(train, variables["params"], state, batch, key)
+
+
+def _check_variables(variables: Any) -> None:
+    """Raises unless these are nested dicts of arrays with parameters to train."""
+    if not isinstance(variables, Mapping) or not jax.tree.leaves(variables.get("params")):
+        got = ", ".join(variables) or "nothing" if isinstance(variables, Mapping) else variables
+        raise UserError(
+            "it has no parameters, so that there is nothing to train: its variables must be a "
+            f'dict with "params", got {_shown(got)}'
+        )
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        where = jax.tree_util.keystr(path)
+        if any(not isinstance(getattr(step, "key", None), str) for step in path):
+            raise UserError(
+                f"its variables must be dicts within dicts, by names, got {where}; {ONLOOKER}"
+            )
+        if path[0].key == "params" and leaf.dtype != jnp.float32:
+            raise UserError(
+                f"its parameters must be float32, whatever it computes in, got {where} of "
+                f"{leaf.dtype}"
+            )
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
+            raise UserError(f"its variables must be numbers, got {where} of {leaf.dtype}")
+
+
+def _check_output(
+    given: Any, images: Any, num_classes: int, state: dict[str, Any], mode: str
+) -> None:
+    """Raises unless this is (logits [N, num_classes], the state in its old shapes)."""
+    count = len(images)
+    if not isinstance(given, tuple) or len(given) != 2 or not isinstance(given[1], Mapping):
+        raise UserError(f"its apply must give (logits, a dict of its state), got {_shown(given)}")
+    logits, new = given
+    wanted = f"floating [{count}, {num_classes}]"
+    if not hasattr(logits, "shape"):
+        raise UserError(
+            f"in {mode} it gives {_shown(logits)} for {count} images; return nothing but the "
+            f"logits, {wanted}"
+        )
+    if logits.shape != (count, num_classes):
+        raise UserError(
+            f"in {mode} it gives {_shown(logits)} for {count} images of {num_classes} classes; "
+            f"return one logit for each class, {wanted}, as many as num_classes says"
+        )
+    if logits.dtype != jnp.float32:
+        raise UserError(
+            f"in {mode} it gives {_shown(logits)}; return logits, float32, not classes or others"
+        )
+    if _shapes(new) != _shapes(state):
+        raise UserError(
+            f"{mode} turns its state of {_shown(state)} into {_shown(dict(new))}; it must keep its "
+            f"shapes and types; {ONLOOKER}"
+        )
+
+
+def _shapes(tree: Any) -> Any:
+    """The structure of a tree with the shapes and types of its leaves."""
+    return jax.tree.structure(tree), [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)]
+
+
+def _shown(tree: Any) -> str:
+    """What was given, by its shapes, in a line."""
+    if hasattr(tree, "shape") and hasattr(tree, "dtype"):
+        return f"{tree.dtype}[{', '.join(map(str, tree.shape))}]"
+    if isinstance(tree, Mapping):
+        text = "{" + ", ".join(f"{name}: {_shown(value)}" for name, value in tree.items()) + "}"
+    elif isinstance(tree, tuple | list):
+        text = f"({', '.join(map(_shown, tree))})"
+    else:
+        text = tree if isinstance(tree, str) else type(tree).__name__
+    return text if len(text) <= 200 else f"{text[:200]}…"
+
+
+def _emptied(jaxpr: Any) -> Iterator[str]:
+    """The empty arrays that something is computed from."""
+    for equation in jaxpr.eqns:
+        inner = [jax.tree.leaves(value, is_leaf=_is_jaxpr) for value in equation.params.values()]
+        for value in (each for values in inner for each in values if _is_jaxpr(each)):
+            yield from _emptied(getattr(value, "jaxpr", value))
+        if equation.primitive.name.startswith(REDUCING):
+            for operand in equation.invars:
+                if 0 in getattr(operand.aval, "shape", ()):
+                    yield _shown(operand.aval)
+
+
+def _is_jaxpr(value: Any) -> bool:
+    return hasattr(value, "eqns") or hasattr(value, "jaxpr")
+
+
+def _hint(model: Model, shape: tuple[int, ...], num_classes: int) -> str:
+    """The first shape of image that a failing model does take, as the end of the message."""
+    height, width, channels = shape
+    others = [(size, size, channels) for size in SIZES]
+    others += [(height, width, other) for other in (1, 3)]
+    for other in others:
+        if other != shape and _passes(model, other, num_classes):
+            return f"; it takes images of {' x '.join(map(str, other))}"
+    return ""
+
+
+def _passes(model: Model, shape: tuple[int, ...], num_classes: int) -> bool:
+    try:
+        _trace(model, shape, num_classes)
+    except Exception:  # the user's own code, which may raise anything
+        return False
+    return True

@@ -1,0 +1,115 @@
+"""How an nnx module becomes a model: what it holds is split from what it does."""
+
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from jaxunlearn.errors import UserError
+from jaxunlearn.models.model import DRAWS, UPDATES, Model, as_float32, modes
+
+STATE = "state"  # the collection of all that is neither a parameter nor of a random stream
+
+
+def from_nnx(make: Callable[..., Any], init: Callable | None, features: Callable | None) -> Model:
+    """The model of an nnx module, which `make(rngs=…)` makes: see `from_flax`."""
+
+    def made(key: jax.Array | int) -> nnx.Module:
+        module = make(rngs=nnx.Rngs(key))
+        if not isinstance(module, nnx.Module):
+            raise UserError(
+                "a function that takes rngs must return a flax.nnx.Module, "
+                f"got {type(module).__name__}"
+            )
+        return module
+
+    def start(key, images):
+        del images
+        _, params, _, state = _split(made(key))
+        return {"params": _nested(params), **_collection(_nested(state))}
+
+    def apply(variables, images, train, key=None):
+        graph, params, streams, state = _split(nnx.eval_shape(lambda: made(0)))
+        held = variables.get(STATE, {})
+        before = (
+            _filled(params, variables["params"]),
+            _seeded(streams, jax.random.key(0) if key is None else key),
+            _filled(state, held),
+        )
+        old = [_flat(part) for part in before]  # a call changes the parts themselves
+        module = nnx.merge(graph, *before)
+        module.train() if train else module.eval()
+        given = {name: train == on for name, on in modes(type(module)).items()}
+        logits = as_float32(module(images, **given))
+        _, _, drawn, new = _split(module)
+        if train:
+            kept = flatten_dict(held)
+            values = {path: leaf for path, leaf in _flat(new).items() if path in kept}
+            return logits, _collection(unflatten_dict(values))
+        if _changed(old[1], drawn):
+            raise UserError(DRAWS)
+        if _changed(old[2], new):
+            raise UserError(UPDATES)
+        return logits, _collection(held)
+
+    return Model(init or start, apply, features)
+
+
+def _split(module: nnx.Module) -> Any:
+    """What a module does, its parameters, its random streams, and the rest of its state."""
+    return nnx.split(module, nnx.Param, nnx.RngState, ...)
+
+
+def _flat(state: Any) -> dict[tuple[str, ...], Any]:
+    """The values of a state by path, in words that a checkpoint can keep."""
+    return {
+        tuple(map(str, path)): variable.get_value() for path, variable in nnx.to_flat_state(state)
+    }
+
+
+def _nested(state: Any) -> dict[str, Any]:
+    return unflatten_dict(_flat(state))
+
+
+def _collection(state: dict[str, Any]) -> dict[str, Any]:
+    """The state as a collection; none where there is nothing."""
+    return {STATE: state} if state else {}
+
+
+def _with(state: Any, value: Callable[[tuple[str, ...], Any], Any]) -> Any:
+    """A state with new values, by path and shape."""
+    return nnx.from_flat_state(
+        [
+            (path, variable.replace(value(tuple(map(str, path)), variable.get_value())))
+            for path, variable in nnx.to_flat_state(state)
+        ]
+    )
+
+
+def _filled(state: Any, values: dict[str, Any]) -> Any:
+    """A state with the values of a nested dict."""
+    flat = flatten_dict(values)
+    return _with(state, lambda path, shape: flat[path])
+
+
+def _seeded(streams: Any, key: jax.Array) -> Any:
+    """Random streams that start anew from the key, each by its path."""
+
+    def start(path: tuple[str, ...], shape: Any) -> jax.Array:
+        if not jnp.issubdtype(shape.dtype, jax.dtypes.prng_key):
+            return jnp.zeros(shape.shape, shape.dtype)  # how much a stream has given
+        own = jax.random.fold_in(key, np.uint32(zlib.crc32("/".join(path).encode())))
+        return jax.random.split(own, shape.shape) if shape.shape else own
+
+    return _with(streams, start)
+
+
+def _changed(old: dict[tuple[str, ...], Any], state: Any) -> bool:
+    """Whether a call has put another value in place of one of the old."""
+    new = _flat(state)
+    return any(new[path] is not value for path, value in old.items())
