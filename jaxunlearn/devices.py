@@ -37,7 +37,7 @@ def make_mesh(count: int = 0) -> Mesh:
     """Returns a 1-D mesh `data` over the first `count` local devices; 0 means all of them."""
     try:
         devices = jax.devices()
-    except RuntimeError as error:  # a platform asked for that is not here
+    except (RuntimeError, AssertionError) as error:  # a platform asked for that is not here
         raise UserError(
             f"JAX finds no device: {one_line(error)}; unset JAX_PLATFORMS, which is "
             f"{os.environ.get('JAX_PLATFORMS', '')!r}, or install what it needs, such as "
@@ -75,6 +75,15 @@ def memory(mesh: Mesh) -> float:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / mesh.size
     stats = mesh.devices.flat[0].memory_stats() or {}
     return stats.get("bytes_limit", math.inf)
+
+
+def check_switches() -> None:
+    """Raises where JAX makes float64 of what is float32 here, as its 64-bit mode does."""
+    if jax.config.read("jax_enable_x64"):
+        raise UserError(
+            "JAX's 64-bit mode is on, and models are trained in float32 here; unset "
+            "JAX_ENABLE_X64, or set the option jax_enable_x64 to False"
+        )
 
 
 def switches() -> dict[str, Any]:

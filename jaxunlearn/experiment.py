@@ -34,6 +34,7 @@ def run(config: ConfigDict, folder: str | Path, console: Console | None = None) 
     """
     console, folder = console or Console(), files.local(folder, "--workdir")
     say = functools.partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    devices.check_switches()
     config = config_lib.plain(config)
     programs = Programs(devices.make_mesh(config.devices))
     experiments = plan.make(config, programs.mesh.size)

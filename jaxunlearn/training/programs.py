@@ -1,5 +1,6 @@
 """Compiled programs, and the clock that leaves their compilation out."""
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -31,29 +32,48 @@ class Programs:
             start = time.perf_counter()
             replicated = NamedSharding(self.mesh, PartitionSpec())
             jitted = jax.jit(function, donate_argnums=donate, out_shardings=replicated)
-            compiled = jitted.lower(*args).compile()
-            self._check_memory(compiled)
+            traced = jitted.trace(*args)
+            # Compiling what can never run would take minutes.
+            self._check_memory(self._largest(traced.jaxpr.jaxpr))
+            compiled = traced.lower().compile()
+            sizes = compiled.memory_analysis()
+            if sizes is not None:  # not every platform tells
+                self._check_memory(
+                    sizes.temp_size_in_bytes
+                    + sizes.argument_size_in_bytes
+                    + sizes.output_size_in_bytes
+                    - sizes.alias_size_in_bytes
+                )
             self._compiled[cache_key] = compiled
             self.seconds += time.perf_counter() - start
         return self._compiled[cache_key]
 
-    def _check_memory(self, compiled: Any) -> None:
-        """Raises where a program needs more memory than there is, before it runs into that."""
-        sizes = compiled.memory_analysis()
-        if sizes is None:  # not every platform tells
-            return
-        needed = (
-            sizes.temp_size_in_bytes
-            + sizes.argument_size_in_bytes
-            + sizes.output_size_in_bytes
-            - sizes.alias_size_in_bytes
-        )
+    def _check_memory(self, needed: float) -> None:
+        """Raises where a program needs more bytes on a device than there are."""
         there = devices.memory(self.mesh)
         if needed > there:
             raise UserError(
-                f"one step needs {needed / 2**30:.1f} GiB of memory on each device, which has "
-                f"{there / 2**30:.1f} GiB; lower batch_size, model.width or the size of the images"
+                f"one step needs {needed / 2**30:.3g} GiB of memory or more on each device, which "
+                f"has {there / 2**30:.3g}; lower batch_size, model.width or the size of the images"
             )
+
+    def _largest(self, jaxpr: Any) -> float:
+        """Bytes on each device of the largest array that a program makes."""
+        largest = 0.0
+        for equation in jaxpr.eqns:
+            for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr):
+                if _is_jaxpr(inner):
+                    largest = max(largest, self._largest(getattr(inner, "jaxpr", inner)))
+            for made in equation.outvars:
+                if hasattr(made.aval, "dtype") and hasattr(made.aval.dtype, "itemsize"):
+                    # At best it is split between the devices.
+                    size = math.prod(made.aval.shape) * made.aval.dtype.itemsize / self.mesh.size
+                    largest = max(largest, size)
+        return largest
+
+
+def _is_jaxpr(value: Any) -> bool:
+    return hasattr(value, "eqns") or hasattr(value, "jaxpr")
 
 
 class Stopwatch:
