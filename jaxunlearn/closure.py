@@ -140,9 +140,7 @@ def check(roots: Iterable[str]) -> None:
     """
     for name, path in _told(roots).items():
         if _source(name, path) != path.read_bytes():
-            raise UserError(
-                f"{path} has changed since it was imported: restart Python, so that it takes effect"
-            )
+            raise UserError(f"{path} has changed since it was imported: restart Python to use it")
 
 
 def fingerprint(roots: Iterable[str]) -> str:
