@@ -22,7 +22,7 @@ from rich.console import Console
 from jaxunlearn import closure, experiment, models
 from jaxunlearn.errors import UserError
 from jaxunlearn.models.dry_run import dry_run
-from jaxunlearn.models.sources import sources
+from jaxunlearn.models.sources import described, sources
 
 SHAPE, CLASSES = (8, 8, 1), 3
 HEADER = """
@@ -460,7 +460,7 @@ def test_an_option_that_the_model_does_not_take_is_refused(write, kind, option, 
 def test_adapted_models_run_a_whole_experiment_and_resume_from_the_store(write, tmp_path, kind):
     """Batch norm and dropout, a mode that is keyword-only; layers in a list."""
     text = NNX if kind == "nnx" else net("x, *, deterministic=True", "train = not deterministic")
-    config = toy.experiment_config(toy.write_npz(tmp_path / "data.npz"), salun={"epochs": 1})
+    config = toy.experiment_config(toy.write_npz(tmp_path / "data.npz"))
     config.model.name, config.model.width = f"{write(text)}:Net", 64
     config.train.epochs = 2
     console = Console(quiet=True)
@@ -481,9 +481,12 @@ def test_a_model_that_does_not_fit_leaves_nothing_behind(write, tmp_path):
 # What a model's key stands on.
 
 
-BLOCK = (
-    "import flax.linen as nn\nclass Block(nn.Module):\n    n: int = 3\ndef make(): return Block()\n"
-)
+BLOCK = """
+import flax.linen as nn
+class Block(nn.Module):
+    n: int = 3
+def make(): return Block()
+"""
 LAYOUTS = {
     "relative": (
         {"P__init": "", "P__nets": "from .blocks import Block\nclass Net(Block): pass"},
