@@ -503,7 +503,7 @@ def test_a_users_module_that_fails_is_one_line(config, tmp_path, monkeypatch):
     monkeypatch.setitem(models.MODELS, "dropout", make)
     config.model.name = "dropout"
     with pytest.raises(
-        UserError, match=r"model 'dropout', .* draws random numbers in evaluation.*PRNG"
+        UserError, match=r"'dropout', .* draws random numbers in eval.*PRNG"
     ) as caught:
         run(config, tmp_path / "run")
     assert "\n" not in str(caught.value)
