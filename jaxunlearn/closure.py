@@ -7,6 +7,7 @@ table in one changes nothing for modules that go around it.
 """
 
 import ast
+import functools
 import hashlib
 import importlib.util
 import sys
@@ -61,8 +62,14 @@ def _follows(name: str, other: str) -> bool:
     return top == package or (package != LIBRARY and is_local(top))
 
 
-def _imports(name: str, path: Path, source: bytes) -> Iterator[str]:
+@functools.lru_cache(1024)
+def _imports(name: str, path: Path, source: bytes) -> tuple[str, ...]:
     """The modules that a source file may import, by absolute name, as far as they are followed."""
+    return tuple(_walk(name, path, source))
+
+
+def _walk(name: str, path: Path, source: bytes) -> Iterator[str]:
+    """The same, one after the other."""
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     try:
         tree = ast.parse(source)
@@ -140,9 +147,7 @@ def check(roots: Iterable[str]) -> None:
     """
     for name, path in _told(roots).items():
         if _source(name, path) != path.read_bytes():
-            raise UserError(
-                f"{path} has changed since it was imported: restart Python, so that it takes effect"
-            )
+            raise UserError(f"{path} has changed since it was imported: restart Python to use it")
 
 
 def fingerprint(roots: Iterable[str]) -> str:

@@ -502,7 +502,9 @@ def test_a_users_module_that_fails_is_one_line(config, tmp_path, monkeypatch):
     make = lambda num_classes, **_: models.from_flax(Dropout(num_classes, always=True))  # noqa: E731
     monkeypatch.setitem(models.MODELS, "dropout", make)
     config.model.name = "dropout"
-    with pytest.raises(UserError, match=r"original, seed 0: the model fails: .*PRNG") as caught:
+    with pytest.raises(
+        UserError, match=r"'dropout', .* draws random numbers in eval.*PRNG"
+    ) as caught:
         run(config, tmp_path / "run")
     assert "\n" not in str(caught.value)
 

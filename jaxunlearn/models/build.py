@@ -5,7 +5,7 @@ import functools
 import inspect
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -63,9 +63,29 @@ def build(
         `jax.hessian`).
 
     Raises:
-      UserError: an unknown name, an option out of range or one that the model does not take, or
-        code of the user's that fails.
+      UserError: an unknown name, an option out of range, or code of the user's that fails.
     """
+    return _made(name, num_classes, width, dtype, custom_gradients)[0]
+
+
+def build_as_set(settings: Mapping[str, Any], num_classes: int) -> Model:
+    """The model of `config.model`; raises where an option is changed that it does not take."""
+    name, width, dtype = (settings[field] for field in ("name", "width", "dtype"))
+    model, taken = _made(name, num_classes, width, dtype, True)
+    for option, value in (("width", width), ("dtype", dtype)):
+        if option not in taken and value != DEFAULTS[option]:
+            takes = " and ".join(sorted(taken & {"width", "dtype"})) or "neither width nor dtype"
+            raise UserError(
+                f"model {name!r}: config.model.{option} is {value!r}, but it takes {takes}; leave "
+                f"{option} at {DEFAULTS[option]!r}"
+            )
+    return model
+
+
+def _made(
+    name: str, num_classes: int, width: int, dtype: str, custom_gradients: bool
+) -> tuple[Model, set[str]]:
+    """A model, and the names of the options that it takes."""
     rules.check({"width": width, "dtype": dtype}, RULES, "model")
     target = _Target.of(resolve("model", name, MODELS))
     try:
@@ -94,7 +114,7 @@ class _Target:
 @functools.lru_cache
 def _build(
     name: str, target: _Target, num_classes: int, width: int, dtype: str, custom_gradients: bool
-) -> Model:
+) -> tuple[Model, set[str]]:
     """Keyed by position, so that a default spelt out does not make another model."""
     options = {
         "num_classes": num_classes,
@@ -110,14 +130,7 @@ def _build(
         taken |= names
         if not isinstance(made, type):
             break
-    for option, value in (("width", width), ("dtype", dtype)):
-        if option not in taken and value != DEFAULTS[option]:
-            takes = " and ".join(sorted(taken & {"width", "dtype"})) or "neither width nor dtype"
-            raise UserError(
-                f"config.model.{option} is {value!r}, but this model takes {takes}; "
-                f"leave it at {DEFAULTS[option]!r}"
-            )
-    return _as_model(made)
+    return _as_model(made), taken
 
 
 def _call(target: Callable, options: dict[str, Any]) -> tuple[Any, set[str]]:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.errors import UserError, one_line
-from jaxunlearn.models.build import build
+from jaxunlearn.models.build import build_as_set
 from jaxunlearn.models.model import Model
 
 # Operations that have nothing to compute from where an operand is empty.
@@ -28,7 +28,7 @@ def dry_run(settings: Mapping[str, Any], shape: tuple[int, ...], num_classes: in
     Raises:
       UserError: the model fails, or does not keep what `Model` says.
     """
-    _dry_run(settings["name"], build(num_classes=num_classes, **settings), shape, num_classes)
+    _dry_run(settings["name"], build_as_set(settings, num_classes), shape, num_classes)
 
 
 @functools.lru_cache
