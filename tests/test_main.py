@@ -31,6 +31,7 @@ def config_file(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_it_resumes_to_the_same_bits(config_file, tmp_path):
     workdir = tmp_path / "killed" / "run"
     process = start(f"--config={config_file}", f"--workdir={workdir}")
@@ -73,6 +74,7 @@ def test_the_allocator_is_set_up_once_and_a_users_own_settings_are_kept(tmp_path
     assert err.strip() == repr((allocator.TUNABLES if given is None else given, flags))
 
 
+@pytest.mark.slow
 def test_control_c_is_one_line(config_file, tmp_path):
     process = start(f"--config={config_file}", f"--workdir={tmp_path / 'run'}")
     deadline = time.monotonic() + 240
@@ -85,6 +87,7 @@ def test_control_c_is_one_line(config_file, tmp_path):
     assert err.strip() == "jaxunlearn: interrupted; rerun the same command to resume"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags, message",
     [
@@ -161,6 +164,7 @@ def test_a_config_that_is_not_here_is_the_installed_one(tmp_path, monkeypatch):
             main.find_config(f"--config={missing}")
 
 
+@pytest.mark.slow
 def test_pathmnist_shaped_file_goes_through_the_published_config(tmp_path):
     """Nine classes, RGB, labels [N, 1], made binary by the config's malignant classes."""
     data = toy.write_npz(
