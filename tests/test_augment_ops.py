@@ -64,6 +64,7 @@ def magnitudes(shape):
     return sorted(every)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(32, 32, 3), (28, 28, 1), (17, 23, 3), (24, 15, 1)])
 def test_every_op_at_every_magnitude_is_pillows(shape):
     every = magnitudes(shape)
@@ -105,6 +106,7 @@ def test_rotation_by_quarters_is_pillows(shape, degrees):
     np.testing.assert_array_equal(ours, by_pillow(image, "rotate", degrees))
 
 
+@pytest.mark.slow
 def test_autocontrast_is_pillows_for_every_lowest_and_highest_level():
     # Pillow's float64 misses a whole level in 5958 of these 32640 pairs.
     low, high = np.triu_indices(256, k=1)
@@ -131,6 +133,7 @@ def test_equalize_and_autocontrast_are_pillows_for_any_image(shape, data):
         np.testing.assert_array_equal(ours, by_pillow(image, name, 0))
 
 
+@pytest.mark.slow
 def test_pass_is_the_same_alone_in_a_batch_and_for_any_neighbours():
     # A compiler that updates in place what it still reads would show here.
     images = images_of((28, 28, 1))

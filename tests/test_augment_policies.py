@@ -132,6 +132,7 @@ def test_resolution_and_dtypes_never_change(names, shape):
     assert out[1].shape == targets.shape and out[1].dtype == np.float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [("crop_flip", "augmix", "cutmix"), ("autoaugment", "mixup")])
 def test_four_devices_give_the_bits_of_one(names):
     images, targets = batch((16, 20, 20, 3))
@@ -157,6 +158,7 @@ def test_examples_and_keys_differ():
 # ---- The same choices carried out in Pillow
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(64, 32, 32, 3), (64, 28, 21, 1)])
 @pytest.mark.parametrize("name", IN_PILLOW)
 def test_policy_is_pillows_for_the_same_choices(name, shape):
@@ -175,6 +177,7 @@ def test_policy_is_pillows_for_the_same_choices(name, shape):
     np.testing.assert_array_equal(ours, pillow["by_pillow"](images, recipes))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mixup", "cutmix"])
 def test_mixed_targets_are_the_shares_of_the_pixels(name):
     images, targets = batch((64, 20, 30, 1))
@@ -189,6 +192,7 @@ def test_mixed_targets_are_the_shares_of_the_pixels(name):
     np.testing.assert_allclose(np.sum(mixed_targets, 1), 1, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_erased_pixels_normalise_to_nothing():
     images, targets = batch()
     draw, apply = POLICIES["random_erasing"](p=1.0)
@@ -207,6 +211,7 @@ def test_trivialaugment_draws_uniformly():
     assert_uniform(choices["op"] * 2 + choices["sign"], 28)
 
 
+@pytest.mark.slow
 def test_randaugment_draws_two_ops_uniformly_at_one_bin():
     choices = draws("randaugment")
     assert_uniform(choices["op"][:, 0] * 14 + choices["op"][:, 1], 14 * 14)
@@ -216,6 +221,7 @@ def test_randaugment_draws_two_ops_uniformly_at_one_bin():
     assert other["op"].shape == (DRAWS, 3) and set(other["level"].ravel()) == {12}
 
 
+@pytest.mark.slow
 def test_autoaugment_draws_each_subpolicy_and_op_by_its_probability():
     choices = draws("autoaugment")
     assert_uniform(choices["subpolicy"], 25)
@@ -230,6 +236,7 @@ def test_autoaugment_draws_each_subpolicy_and_op_by_its_probability():
             assert stats.binomtest(int(done), len(op), probability).pvalue > 1e-4, (i, k)
 
 
+@pytest.mark.slow
 def test_augmix_draws():
     choices = draws("augmix")
     length = np.sum(choices["op"] > 0, axis=2)
@@ -258,6 +265,7 @@ def test_rotate90_flip_draws_every_symmetry_alike(shape, turns):
     assert_uniform(quarters * 2 + choices["flip"], 2 * turns)
 
 
+@pytest.mark.slow
 def test_random_erasing_draws():
     top, left, bottom, right = draws("random_erasing", (DRAWS, 200, 200, 1))["box"].T
     assert stats.binomtest(int(np.sum(bottom > top)), DRAWS, 0.5).pvalue > 1e-3
@@ -276,6 +284,7 @@ def test_random_erasing_draws():
         assert stats.kstest(place, stats.uniform.cdf).pvalue > 1e-3
 
 
+@pytest.mark.slow
 def test_mixup_and_cutmix_draw_from_their_beta():
     own = draws("mixup", alpha=0.4)["own"] / 65536
     assert stats.kstest(own, stats.beta(0.4, 0.4).cdf).statistic < 0.015
@@ -332,6 +341,7 @@ def test_magnitudes_of_randaugment_and_augmix():
     assert list(space["posterize"][:3]) == [4, 4, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [32, 64])
 def test_crops_by_pixels_are_of_so_many_at_any_size(size):
     draw, _ = policies.crop_flip(pixels=4)

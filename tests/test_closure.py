@@ -51,6 +51,7 @@ def append(path, text="\n# edited\n"):
     path.write_text(path.read_text() + text)
 
 
+@pytest.mark.slow
 def test_a_new_method_model_and_metric_change_no_key_and_an_edited_step_all(checkout):
     package, keys = checkout
     before = keys()

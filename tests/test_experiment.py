@@ -415,6 +415,7 @@ def test_a_test_set_of_nothing_but_forgotten_classes_is_told_before_training(con
     assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_training_set_of_a_few_images_settles_nothing(tmp_path):
     path = toy.write_npz(tmp_path / "data.npz", counts=(4, 20, 60), groups=False)
     config = toy.experiment_config(path, finetune=FAST)
@@ -456,6 +457,7 @@ def passes(task, config):
 """
 
 
+@pytest.mark.slow
 def test_a_method_of_ones_own_runs_claims_and_is_made_again_when_its_code_changes(
     config, tmp_path, monkeypatch
 ):
@@ -485,6 +487,7 @@ class Dropout(nn.Module):
         return nn.Dense(self.num_classes)(x)
 
 
+@pytest.mark.slow
 def test_a_module_with_dropout_trains_and_a_run_of_it_repeats(config, tmp_path, monkeypatch):
     make = lambda num_classes, **_: models.from_flax(Dropout(num_classes))  # noqa: E731
     monkeypatch.setitem(models.MODELS, "dropout", make)

@@ -310,6 +310,7 @@ def cifar_archive(path, counts=(60, 24)):
     return path
 
 
+@pytest.mark.slow
 def test_the_cifar10_grid_killed_in_the_middle_repeats_no_model(tmp_path):
     """The published config on an archive in CIFAR's format, by the command line."""
     workdir = tmp_path / "run"

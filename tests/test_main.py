@@ -33,6 +33,7 @@ def config_file(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_it_resumes_to_the_same_bits(config_file, tmp_path):
     workdir = tmp_path / "killed" / "run"
     process = start(f"--config={config_file}", f"--workdir={workdir}")
@@ -75,6 +76,7 @@ def test_the_allocator_is_set_up_once_and_a_users_own_settings_are_kept(tmp_path
     assert out.strip() == repr((allocator.TUNABLES if given is None else given, flags))
 
 
+@pytest.mark.slow
 def test_control_c_is_one_line(config_file, tmp_path):
     process = start(f"--config={config_file}", f"--workdir={tmp_path / 'run'}")
     deadline = time.monotonic() + 240
@@ -87,6 +89,7 @@ def test_control_c_is_one_line(config_file, tmp_path):
     assert err.strip() == "jaxunlearn: interrupted; rerun the same command to resume"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags, message",
     [
@@ -267,6 +270,7 @@ def test_a_folder_that_cannot_be_is_one_line(flag, message, tmp_path, monkeypatc
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_pathmnist_shaped_file_goes_through_the_published_config(tmp_path):
     """Nine classes, RGB, labels [N, 1], made binary by the config's malignant classes."""
     data = toy.write_npz(

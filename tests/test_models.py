@@ -97,6 +97,7 @@ def test_initial_kernels_are_he_normal_over_the_fan_out():
     assert np.abs(other["params"]["Conv_15"]["kernel"] - kernel).min() > 0
 
 
+@pytest.mark.slow
 def test_evaluation_leaves_the_state_and_sees_each_image_alone():
     model = models.build("cnn", num_classes=5, width=4)
     variables = model.init(jax.random.key(1), IMAGES)
@@ -114,6 +115,7 @@ def test_evaluation_leaves_the_state_and_sees_each_image_alone():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bottleneck", [False, True])
 def test_gradients_equal_those_of_the_plain_model(monkeypatch, bottleneck):
     # Each kind of block that the ResNets have, and no more of them: compiling takes the time.
@@ -127,6 +129,7 @@ def test_gradients_equal_those_of_the_plain_model(monkeypatch, bottleneck):
     assert_close(gradients(fast, variables, IMAGES), gradients(plain, variables, IMAGES), 1e-4)
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_nearly_the_same():
     exact, rounded = (
         models.build("cnn", num_classes=5, width=8, dtype=d) for d in ("float32", "bfloat16")
@@ -135,6 +138,7 @@ def test_bfloat16_computes_nearly_the_same():
     assert_close(gradients(rounded, variables, IMAGES), gradients(exact, variables, IMAGES), 0.25)
 
 
+@pytest.mark.slow
 def test_batch_sharded_over_devices_gives_the_numbers_of_one():
     model = models.build("cnn", num_classes=5, width=4)
     variables = model.init(jax.random.key(1), IMAGES)
@@ -298,6 +302,7 @@ def test_training_a_random_model_is_random_by_its_seed_only():
     assert not toy.same_bits(runs[0].variables, runs[2].variables)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, size", [("cnn", 16), ("resnet18", 32)])
 def test_features_are_what_the_last_layer_sees(name, size):
     model = models.build(name, num_classes=5, width=4)

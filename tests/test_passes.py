@@ -91,6 +91,7 @@ def test_images_of_ones_own_follow_those_of_train_and_are_not_augmented():
     )
 
 
+@pytest.mark.slow
 def test_streams_have_batch_statistics_of_their_own_and_the_running_ones_see_both():
     task, one, two = toy.task(), np.arange(16), np.arange(16, 32)
     in_turn = [training.Pass(training.cross_entropy, i, task.labels, 0.0) for i in (one, two)]
@@ -103,6 +104,7 @@ def test_streams_have_batch_statistics_of_their_own_and_the_running_ones_see_bot
         np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_four_devices_give_the_numbers_of_one_with_two_streams():
     def weights(count):
         task = toy.task(count=count)
@@ -114,6 +116,7 @@ def test_four_devices_give_the_numbers_of_one_with_two_streams():
         np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_evaluation_mode_leaves_batch_statistics_alone():
     task = toy.task()
     action = training.Pass(training.cross_entropy, task.retain, task.labels, 0.05, train=False)
