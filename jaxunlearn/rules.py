@@ -214,5 +214,6 @@ def broken(rule: Rule, what: str, value: Any) -> UserError:
     """The error for a value that breaks a rule."""
     allowed = f"{rule.allowed} {', '.join(rule.table)}" if rule.table else rule.allowed
     if _is(Real, value) and not value <= rule.most:
-        allowed += f" and at most {rule.most:g}"
+        most = f"{rule.most:g}" if isinstance(rule.most, float) else rule.most
+        allowed += f" and at most {most}"
     return UserError(f"{what} must be {allowed}, got {shown(value)}{near(value, rule.table)}")

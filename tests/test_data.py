@@ -406,11 +406,20 @@ def test_notes_of_the_data_stand_before_those_of_the_request(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        (dict(count=10**12), "data.count must be a whole number, 10 or more, got"),
+        (
+            dict(count=10**12),
+            "data.count must be a whole number, 10 or more and at most 1000000000",
+        ),
         (dict(count=True), "data.count must be a whole number"),
-        (dict(size=10**6), "data.size must be a whole number, 8 or more, got 1000000"),
+        (
+            dict(size=10**6),
+            "data.size must be a whole number, 8 or more and at most 16384, got 1000000",
+        ),
         (dict(count=10**9, size=16384), "images of data.size=16384 need about 1.15e+09 GiB; this"),
-        (dict(seed=2**32), "data.seed must be a whole number, 0 or more, got 4294967296"),
+        (
+            dict(seed=2**32),
+            "data.seed must be a whole number, 0 or more and at most 4294967295, got",
+        ),
         (dict(mean=(1e300,)), "data.mean must be 1 or 3 numbers from 0 to 1, as images are, got"),
         (dict(mean=(float("nan"),)), "data.mean must be"),
         (dict(mean=(127.5,)), "data.mean must be"),

@@ -1,5 +1,7 @@
+import importlib
 import io
 import json
+import sys
 
 import flax.linen as nn
 import jax
@@ -285,7 +287,7 @@ def test_a_workdir_that_cannot_be_written(config, tmp_path):
 
 
 def test_training_that_diverges_says_where_and_keeps_the_last_good_parameters(config, tmp_path):
-    config.train.lr = 1e30
+    config.train.lr = 1e8
     with pytest.raises(
         UserError, match=r"original, seed 0: the loss became .* epoch \d+, step"
     ) as e:
@@ -471,7 +473,12 @@ def test_a_method_of_ones_own_runs_claims_and_is_made_again_when_its_code_change
     _, text = run(config, tmp_path / "again")
     assert text.count("in the store") == 3
     (tmp_path / "near_by.py").write_text("EPSILON = 2.5  # imported by the method")
-    _, text = run(config, tmp_path / "edited")
+    with pytest.raises(UserError, match=r"near_by\.py has changed since it was imported: restart"):
+        run(config, tmp_path / "edited")
+    for name in ("near_by", "own_method"):
+        importlib.reload(sys.modules[name])
+    report, text = run(config, tmp_path / "edited")
+    assert report["models"]["mine"]["per_seed"][0]["claims"] == {"epsilon": 2.5}
     assert text.count("in the store") == 2 and "mine: in the store" not in text
 
 

@@ -52,7 +52,7 @@ def test_what_fits(rule, fit, unfit):
         (
             rules.whole(1),
             2**32,
-            "config.train.lr must be a whole number, 1 or more and at most 1e+06, got 4294967296",
+            "config.train.lr must be a whole number, 1 or more and at most 1000000, got 4294967296",
         ),
         (rules.between(0, 1), 2, "config.train.lr must be 0 to 1, got 2"),
         (rules.below(0, 1), 1, "config.train.lr must be 0 to below 1, got 1"),
