@@ -14,9 +14,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+import jaxunlearn
 from jaxunlearn.errors import UserError, one_line
 
-PACKAGES = ("jaxunlearn", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 # Of JAX's own switches, those that change what is computed.
 SWITCHES = (
     "jax_default_matmul_precision",
@@ -64,6 +65,7 @@ def describe(mesh: Mesh) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "versions": {
             "python": platform.python_version(),
+            "jaxunlearn": jaxunlearn.__version__,
             **{name: importlib.metadata.version(name) for name in PACKAGES},
         },
     }
