@@ -5,6 +5,7 @@ a killed one has left.
 """
 
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -144,4 +145,6 @@ def writing(folder: Path, what: str, advice: str) -> Iterator[None]:
     # ValueError: how Orbax's TensorStore tells of the file system.
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or one_line(error)
+        if "RESOURCE_EXHAUSTED" in str(error):  # in TensorStore's words, which fill a page
+            reason = os.strerror(errno.ENOSPC)
         raise UserError(f"{what} {folder} cannot be written ({reason}); {advice}") from error

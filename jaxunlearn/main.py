@@ -3,9 +3,11 @@
 It is kept short: flags and one call. `jaxunlearn.experiment.run` is what notebooks and tests call.
 """
 
+import contextlib
 import os
 import signal
 import sys
+import threading
 import traceback
 import types
 from collections.abc import Callable
@@ -29,6 +31,7 @@ if __name__ == "__main__":
     restart_with_huge_pages()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
+import logging  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from absl import app, flags  # noqa: E402
@@ -63,13 +66,16 @@ class ending:
     def __enter__(self) -> None:
         for stream in (sys.stdout, sys.stderr):  # ± and × on a terminal that has no such signs
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+        # Where one of Orbax's writers fails, which we tell of, all of them complain at length.
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+        threading.excepthook = lambda args: None
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, _stop)
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        # Where it does not end in fail: at once, as writer threads would print tracebacks.
+        # At once, as writer threads would print tracebacks.
         if isinstance(error, UserError):
-            fail(str(error))
+            _end(str(error))
         if isinstance(error, KeyboardInterrupt):
             os.write(2, INTERRUPTED)
             os._exit(128 + signal.SIGINT)
@@ -79,9 +85,17 @@ class ending:
         if isinstance(error, BrokenPipeError):  # as `| head` leaves it: others say nothing either
             os._exit(128 + signal.SIGPIPE)
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-            fail("the memory of this machine is not enough; lower batch_size or model.width")
+            _end("the memory of this machine is not enough; lower batch_size or model.width")
         if isinstance(error, OSError):
-            fail(f"{one_line(error)}; free some space, or give other folders")
+            _end(f"{one_line(error)}; free some space, or give other folders")
+
+
+def _end(message: str) -> NoReturn:
+    """`fail`, without waiting for threads."""
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    print(f"jaxunlearn: {UserError(message)}", file=sys.stderr, flush=True)
+    os._exit(2)
 
 
 def _stop(signum: int, frame: Any) -> NoReturn:
@@ -92,7 +106,7 @@ def _stop(signum: int, frame: Any) -> NoReturn:
 
 def parse(argv: list[str]) -> list[str]:
     """Parses the flags; what a user can get wrong in them is one line too."""
-    argv = [argv[0], "--verbosity=-1", *argv[1:]]  # INFO is a page of storage details per model
+    argv = [argv[0], "--verbosity=-3", *argv[1:]]  # the rest is storage details, a page per model
     if "--help" in argv:
         return app.parse_flags_with_usage(argv)
     try:
