@@ -192,7 +192,7 @@ partial = functools.partial(Linen, name="net")
 """
     name = write(text)
     for kind in ("Linen", "Nnx", "function", "by_position", "anything", "partial"):
-        asks = rf"requires {argument}, .* call the number of classes num_classes, and give"
+        asks = rf"requires {argument}; .* call the number of classes num_classes, and give"
         refused(f"{name}:{kind}", asks)
     refused(f"{name}:shifted", "cannot be built: .*positional-only")
 
@@ -385,9 +385,13 @@ def test_an_nnx_module_may_hold_arrays_as_plain_attributes(write):
     text = """
 class Net(nnx.Module):
     def __init__(self, num_classes, *, rngs: nnx.Rngs):
-        self.mean, self.std, self.scale = np.full((1, 64), 0.5), jnp.full((1, 64), 2.0), np.float32(3)
+        self.mean, self.scale = np.full((1, 64), 0.5), np.float32(3)
+        self.part = Part()
         self.last = nnx.Linear(64, num_classes, rngs=rngs)
-    def __call__(self, x): return self.last((flat(x) - self.mean) / self.std * self.scale)
+    def __call__(self, x): return self.last(self.part(flat(x) - self.mean) * self.scale)
+class Part(nnx.Module):
+    def __init__(self): self.std, self.unused = jnp.full((1, 64), 2.0), nnx.List([jnp.ones(3)])
+    def __call__(self, x): return x / self.std
 class Drifts(Net):
     def __call__(self, x):
         self.mean = self.mean + 1
@@ -536,8 +540,8 @@ REFUSED = {
     "Loops": "fails on images of 8 x 8 x 1: .*[Rr]everse-mode differentiation",
     "HalfParams": r"parameters must be float32, .* \['params'\]\['Dense_0'\]\['bias'\] of bfloat16",
     "Reads": "ConcretizationTypeError",
-    "two": "two requires depth, heads, and what is set is num_classes",
-    "needs": "needs requires depth, and what is set is num_classes",
+    "two": "two requires depth, heads; what is set is num_classes",
+    "needs": "needs requires depth; what is set is num_classes",
     "raises": "cannot be built: first line second line",
     "gives": "must be a flax.linen.Module, .* got function",
     "number": "must be a flax.linen.Module, .* got int",

@@ -177,9 +177,9 @@ def _call(target: Callable, options: dict[str, Any]) -> tuple[Any, set[str]]:
     ]
     if required:
         raise UserError(
-            f"{_called(target)} requires {', '.join(required)}, and what is set is num_classes "
-            f"(or {', '.join(CLASSES)}), width, dtype, custom_gradients, and rngs for nnx: call "
-            "the number of classes num_classes, and give the others defaults"
+            f"{_called(target)} requires {', '.join(required)}; what is set is num_classes, width, "
+            "dtype, custom_gradients, and rngs for nnx: call the number of classes num_classes, "
+            "and give the others defaults"
         )
     first = [one.name for one in parameters if one.kind is one.POSITIONAL_ONLY]
     positional = [given.pop(name) for name in itertools.takewhile(given.__contains__, first)]

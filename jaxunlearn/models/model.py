@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.errors import InvalidRngError, ModifyScopeVariableError
 
-from jaxunlearn.errors import UserError, one_line
+from jaxunlearn.errors import UserError
 
 
 class Model(NamedTuple):
@@ -106,14 +106,19 @@ def from_flax(module: Any, init: Callable | None = None, features: Callable | No
             try:
                 return as_float32(call("apply", False, variables, images)), state
             except InvalidRngError as error:
-                raise UserError(f"{DRAWS} ({one_line(error)})") from error
+                raise UserError(f"{DRAWS} ({_cause(error)})") from error
             except ModifyScopeVariableError as error:
-                raise UserError(f"{UPDATES} ({one_line(error)})") from error
+                raise UserError(f"{UPDATES} ({_cause(error)})") from error
         # Flax derives every stream that has no key of its own from this one, each by its name.
         logits, new = call("apply", True, variables, images, rngs=key, mutable=list(state))
         return as_float32(logits), new
 
     return Model(init or start, apply, features)
+
+
+def _cause(error: Exception) -> str:
+    """An error of Flax without the address of its page, which would crowd out the cause."""
+    return " ".join(str(error).partition(" (https://")[0].split())
 
 
 def _from_nnx(make: Any, init: Callable | None, features: Callable | None) -> Model:

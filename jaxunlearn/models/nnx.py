@@ -26,6 +26,10 @@ def from_nnx(make: Callable[..., Any], init: Callable | None, features: Callable
                 "a function that takes rngs must return a flax.nnx.Module, "
                 f"got {type(module).__name__}"
             )
+        for _, part in nnx.iter_graph(module):
+            for name, value in list(getattr(part, "__dict__", {}).items()):
+                if isinstance(part, nnx.Pytree) and isinstance(value, jax.Array):
+                    setattr(part, name, nnx.data(value))  # nnx overlooks arrays being traced
         return module
 
     def start(key, images):
