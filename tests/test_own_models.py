@@ -110,7 +110,10 @@ def test_the_call_may_name_its_mode_as_flax_users_do(write, call):
 @pytest.mark.parametrize("field", ["train: bool", "train: bool = True", "deterministic: bool"])
 def test_the_mode_may_be_a_field(write, field):
     body = "train = self.train" if "train" in field else "train = not self.deterministic"
-    model = look(f"{write(net('x', body, f'num_classes: int; {field}'))}:Net")
+    text = net("x", body, f"num_classes: int; {field}")
+    name = write(text + "partial = functools.partial(Net, num_classes=3)")
+    look(f"{name}:partial")
+    model = look(f"{name}:Net")
     images = jnp.ones((4, *SHAPE))
     variables = model.init(jax.random.key(0), images)
     trained, other = (

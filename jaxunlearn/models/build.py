@@ -168,7 +168,8 @@ def _call(target: Callable, options: dict[str, Any]) -> tuple[Any, set[str]]:
         if (takes_all or key in named) and key not in fixed
     }
     taken = set(given)
-    if isinstance(target, type) and issubclass(target, nn.Module):  # set anew for each call
+    kind = functools.partial(target).func
+    if isinstance(kind, type) and issubclass(kind, nn.Module):  # set anew for each call
         given |= {name: not MODES[name] for name in named.keys() & MODES.keys()}
     required = [
         name

@@ -72,11 +72,11 @@ def from_flax(module: Any, init: Callable | None = None, features: Callable | No
     Args:
       module: a `flax.linen.Module`, whose variables are "params" and collections that training
         updates, such as "batch_stats"; sown "intermediates" are dropped, as are the axis names of
-        `nn.with_partitioning`. In training it may draw
-        from any stream of random numbers: `nn.Dropout`, `self.make_rng("name")`. Or a class or
-        function that makes a `flax.nnx.Module`, called as `module(rngs=nnx.Rngs(…))`, so that each
-        seed has initial parameters of its own; `train()` or `eval()` sets its mode. All of its
-        state that is neither a parameter nor of a random stream is the collection "state".
+        `nn.with_partitioning`. In training it may draw from any stream of random numbers:
+        `nn.Dropout`, `self.make_rng("name")`. Or a class or function that makes a
+        `flax.nnx.Module`, called as `module(rngs=nnx.Rngs(…))`, so that each seed has initial
+        parameters of its own; `train()` or `eval()` sets its mode. All of its state that is neither
+        a parameter nor of a random stream, plain arrays included, is the collection "state".
       init: as `Model.init`; the module's own where None.
       features: as `Model.features`.
 

@@ -264,10 +264,7 @@ def _check_finite(values: dict[str, np.ndarray], number: int, lr: float, state: 
     step = int(np.argmin(values["finite"]))
     advice = "try a lower learning rate"
     if number == step == 0:  # no rate has had a say yet
-        advice = (
-            "this was before any update: the values that the model starts from, or the images, "
-            "give it"
-        )
+        advice = "before any update: the initial values, the images or the objective give it"
     raise DivergedError(
         f"the loss became {values['loss'][step]} and its gradient "
         f"{values['gradient_norm'][step]} in epoch {number + 1}, step {step + 1} of "
