@@ -110,7 +110,10 @@ def test_the_call_may_name_its_mode_as_flax_users_do(write, call):
 @pytest.mark.parametrize("field", ["train: bool", "train: bool = True", "deterministic: bool"])
 def test_the_mode_may_be_a_field(write, field):
     body = "train = self.train" if "train" in field else "train = not self.deterministic"
-    model = look(f"{write(net('x', body, f'num_classes: int; {field}'))}:Net")
+    text = net("x", body, f"num_classes: int; {field}")
+    name = write(text + "partial = functools.partial(Net, num_classes=3)")
+    look(f"{name}:partial")
+    model = look(f"{name}:Net")
     images = jnp.ones((4, *SHAPE))
     variables = model.init(jax.random.key(0), images)
     trained, other = (
@@ -118,6 +121,97 @@ def test_the_mode_may_be_a_field(write, field):
     )
     assert np.abs(trained - other).max() > 0
     assert model.apply(variables, images, False, None)[0].shape == (4, CLASSES)
+
+
+STATIC = """
+class Plain(nn.Module):
+    num_classes: int
+    @nn.compact
+    def __call__(self, x, train, deterministic=True):
+        if train:
+            assert not deterministic
+            x = 2 * x
+        return nn.Dense(self.num_classes)(flat(x))
+remat = nn.remat(Plain, static_argnums=(2, 3))
+jit = nn.jit(Plain, static_argnums=(2, 3))
+by_names = nn.jit(Plain, static_argnames=("train", "deterministic"))
+class Nnx(nnx.Module):
+    def __init__(self, num_classes, rngs): self.last = nnx.Linear(64, num_classes, rngs=rngs)
+    @functools.partial(nnx.remat, static_argnums=2)
+    def __call__(self, x, train):
+        return self.last(flat(2 * x if train else x))
+"""
+
+
+@pytest.mark.parametrize("kind", ["remat", "jit", "by_names", "Nnx"])
+def test_a_module_under_remat_or_jit_may_declare_its_mode_static(write, kind):
+    model = look(f"{write(STATIC)}:{kind}")
+    images = jnp.ones((2, *SHAPE))
+    variables = model.init(jax.random.key(0), images)  # the bias is 0
+    trained, _ = model.apply(variables, images, True, jax.random.key(1))
+    logits, _ = model.apply(variables, images, False, None)
+    np.testing.assert_allclose(trained, 2 * logits, rtol=1e-5, atol=1e-6)
+    assert np.abs(logits).max() > 0
+
+
+def test_parameters_with_axis_names_are_trained_as_plain_arrays(write):
+    text = """
+class Net(nn.Module):
+    num_classes: int
+    @nn.compact
+    def __call__(self, x, train):
+        init = nn.with_partitioning(nn.initializers.lecun_normal(), (None, "model"))
+        mean = self.variable(
+            "batch_stats", "mean", nn.with_partitioning(lambda: jnp.zeros((1, 64)), (None, "model"))
+        )
+        if train: mean.value = mean.value + 1
+        return nn.Dense(self.num_classes, kernel_init=init)(flat(x) - mean.value)
+boxed = Model(lambda key, x: Net(3).init(key, x, False), from_flax(Net(3)).apply)
+"""
+    name = write(text)
+    model, images = look(f"{name}:Net"), jnp.ones((2, *SHAPE))
+    variables = model.init(jax.random.key(0), images)
+    assert variables["params"]["Dense_0"]["kernel"].shape == (64, CLASSES)
+    _, state = model.apply(variables, images, True, jax.random.key(0))
+    np.testing.assert_array_equal(state["batch_stats"]["mean"], np.ones((1, 64)))
+    assert "sows" not in refused(f"{name}:boxed", "by names, got .*; flax.linen.unbox makes")
+
+
+@pytest.mark.parametrize("argument", ["hidden", "n", "width_2", "features"])
+def test_the_number_of_classes_is_not_guessed_to_be_another_argument(write, argument):
+    text = f"""
+class Linen(nn.Module):
+    {argument}: int
+    @nn.compact
+    def __call__(self, x): return nn.Dense(3)(nn.Dense(self.{argument})(flat(x)))
+class Nnx(nnx.Module):
+    def __init__(self, {argument}, *, rngs): self.last = nnx.Linear(64, 3, rngs=rngs)
+    def __call__(self, x): return self.last(flat(x))
+def function({argument}): return Linen({argument})
+def by_position({argument}, /): return Linen({argument})
+def anything({argument}, **options): return Linen({argument})
+def shifted({argument}=2, num_classes=3, /): return Linen({argument})
+partial = functools.partial(Linen, name="net")
+"""
+    name = write(text)
+    for kind in ("Linen", "Nnx", "function", "by_position", "anything", "partial"):
+        asks = rf"requires {argument}; .* call the number of classes num_classes, and give"
+        refused(f"{name}:{kind}", asks)
+    refused(f"{name}:shifted", "cannot be built: .*positional-only")
+
+
+def test_the_number_of_classes_may_go_by_any_name_that_says_so(write):
+    from jaxunlearn.models.build import CLASSES as names
+
+    text = "".join(
+        f"def {one}({one}{default}): return nn.Sequential([flat, nn.Dense({one})])\n"
+        for one, default in zip(names, itertools.cycle(["", "=7"]), strict=False)
+    )
+    name = write(text + "set = functools.partial(n_classes, n_classes=4)")
+    for one in names:
+        look(f"{name}:{one}")
+    look(f"{name}:set", num_classes=4)
+    refused(f"{name}:set", r"it gives float32\[1, 4\] for 1 images of 3 classes")
 
 
 PLAIN = """
@@ -131,9 +225,9 @@ class Net(nn.Module):
 class Base(nn.Module):
     @nn.compact
     def __call__(self, x):
-        return nn.Dense(self.n)(flat(x))
+        return nn.Dense(self.num_labels)(flat(x))
 class Classes(Base):
-    n: int
+    num_labels: int
 class Half(nn.Module):
     num_classes: int
     @nn.compact
@@ -150,8 +244,8 @@ sequence = nn.Sequential([flat, nn.Dense(8), nn.relu, nn.Dense(3)])
 pair = from_flax(Net(3))
 def only_classes(num_classes): return Net(num_classes)
 def nothing(): return Net(3)
-def other_name(n): return Net(n)
-def by_position(n, /): return Net(n)
+def other_name(classes, **options): return Net(classes)
+def by_position(num_classes, /): return Net(num_classes)
 def with_default(depth=2, *, n_classes): return Net(n_classes)
 def a_class(num_classes): return Classes
 def no_class(): return Net
@@ -266,6 +360,56 @@ def test_an_nnx_module_is_brought_by_its_class_or_a_function_that_takes_rngs(wri
 )
 def test_an_nnx_module_that_does_not_fit_is_refused(write, kind, message):
     refused(f"{write(NNX)}:{kind}", message)
+
+
+def test_an_nnx_class_in_a_partial_keeps_what_the_partial_sets(write):
+    text = """
+class Net(nnx.Module):
+    def __init__(self, hidden, num_classes, *, width=2, rngs: nnx.Rngs):
+        self.first = nnx.Linear(64, hidden + width, rngs=rngs)
+        self.last = nnx.Linear(hidden + width, num_classes, rngs=rngs)
+    def __call__(self, x): return self.last(self.first(flat(x)))
+by_name = functools.partial(Net, hidden=5, width=1)
+by_position = functools.partial(Net, 5)
+whole = functools.partial(Net, 5, rngs=nnx.Rngs(0))
+"""
+    name = write(text)
+    for kind, width in (("by_name", 6), ("by_position", 69), ("whole", 69)):
+        model = look(f"{name}:{kind}")
+        kernels = [
+            model.init(jax.random.key(seed), jnp.ones((1, *SHAPE)))["params"]["first"]["kernel"]
+            for seed in (0, 1)
+        ]
+        assert kernels[0].shape == (64, width) and np.abs(kernels[0] - kernels[1]).max() > 0
+    refused(f"{name}:by_name", "config.model.width is 8", width=8)
+
+
+def test_an_nnx_module_may_hold_arrays_as_plain_attributes(write):
+    text = """
+class Net(nnx.Module):
+    def __init__(self, num_classes, *, rngs: nnx.Rngs):
+        self.mean, self.scale = np.full((1, 64), 0.5), np.float32(3)
+        self.part = Part()
+        self.last = nnx.Linear(64, num_classes, rngs=rngs)
+    def __call__(self, x): return self.last(self.part(flat(x) - self.mean) * self.scale)
+class Part(nnx.Module):
+    def __init__(self): self.std, self.unused = jnp.full((1, 64), 2.0), nnx.List([jnp.ones(3)])
+    def __call__(self, x): return x / self.std
+class Drifts(Net):
+    def __call__(self, x):
+        self.mean = self.mean + 1
+        return super().__call__(x)
+"""
+    name = write(text, header=f"{HEADER}import numpy as np\n")
+    model, images = look(f"{name}:Net"), jnp.ones((2, *SHAPE))
+    variables = model.init(jax.random.key(0), images)
+    last = variables["params"]["last"]
+    for train in (False, True):
+        logits, state = model.apply(variables, images, train, jax.random.key(0) if train else None)
+        expected = 0.75 * last["kernel"].sum(0) + last["bias"]
+        np.testing.assert_allclose(logits, np.tile(expected, (2, 1)), rtol=1e-5, atol=1e-6)
+        assert toy.same_bits(state, {"state": variables["state"]})
+    refused(f"{name}:Drifts", "it updates its variables in evaluation")
 
 
 def refused(name, message, **how):

@@ -197,6 +197,19 @@ def test_a_loss_that_is_not_finite_stops_with_place_hint_and_last_good_parameter
     assert not toy.same_bits(caught.value.variables, task.original)  # the good steps are in them
 
 
+@pytest.mark.parametrize(
+    "place, step, advice",
+    [(0, 1, "before any update: the initial values, the images or"), (16, 2, "try a lower")],
+)
+def test_a_first_loss_that_is_not_finite_is_not_blamed_on_the_learning_rate(place, step, advice):
+    marked = np.zeros(40, np.float32)
+    marked[keys.stage_rng("train", 0, 0).permutation(np.arange(40))[place]] = 1
+    passes = epochs(1, toy.task().labels, failing_objective, examples={"marked": marked})
+    with pytest.raises(training.DivergedError, match=f"epoch 1, step {step} of 3 .*{advice}") as e:
+        train(passes)
+    assert ("try a lower" in str(e.value)) == (step > 1)
+
+
 def test_replace_starts_over():
     task = toy.task()
     fresh = toy.initial(7)

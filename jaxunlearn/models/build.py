@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import inspect
+import itertools
 import sys
 import types
 from collections.abc import Callable, Mapping
@@ -30,6 +31,18 @@ RULES: dict[str, Rule] = {
     "dtype": rules.one_of(("float32", "bfloat16")),
 }
 
+# What else models call `num_classes`; no other argument is taken to mean it.
+CLASSES = (
+    "n_classes",
+    "nclasses",
+    "numclasses",
+    "classes",
+    "num_labels",
+    "n_labels",
+    "num_outputs",
+    "n_outputs",
+    "out_features",
+)
 # Called with those of `build`'s options that its signature takes; gives a `Model`.
 MODELS: dict[str, Callable[..., Model]] = {
     "resnet18": functools.partial(shipped, ResNet, blocks=(2, 2, 2, 2), bottleneck=False),
@@ -52,9 +65,10 @@ def build(
       name: a key of `MODELS`; or MODULE:NAME of what a key may stand for: a `flax.linen.Module`
         class or instance, a `flax.nnx.Module` class, a `Model`, or a function that returns one of
         these or a pair (init, apply). Classes and functions are called with those of the options
-        below that they take; where `num_classes` is not among these, the one other argument that
-        they require gets it. What makes an nnx module takes `rngs` besides.
-      num_classes: the number of logits.
+        below that they take, but for what a `functools.partial` sets; they may require no others.
+        What makes an nnx module takes `rngs` besides.
+      num_classes: the number of logits; an argument without this name gets it under the first of
+        `CLASSES` that it takes, such as `n_classes` or `num_labels`.
       width: channels of the first layer; the others are multiples of it.
       dtype: "float32" or "bfloat16", of the computation; parameters, batch-norm moments and logits
         are float32.
@@ -140,32 +154,36 @@ def _call(target: Callable, options: dict[str, Any]) -> tuple[Any, set[str]]:
     """
     parameters = _parameters(target)
     named = {
-        one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
+        one.name: one for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
     }
     takes_all = any(one.kind is one.VAR_KEYWORD for one in parameters)
-    given = {key: value for key, value in options.items() if takes_all or key in named}
+    other_name = next((name for name in CLASSES if name in named), None)
+    if "num_classes" not in named and other_name:
+        options = {other_name: options["num_classes"], **options}
+        del options["num_classes"]
+    fixed = target.keywords if isinstance(target, functools.partial) else {}
+    given = {
+        key: value
+        for key, value in options.items()
+        if (takes_all or key in named) and key not in fixed
+    }
     taken = set(given)
-    if isinstance(target, type) and issubclass(target, nn.Module):  # set anew for each call
-        given |= {name: not MODES[name] for name in named & set(MODES)}
+    kind = functools.partial(target).func
+    if isinstance(kind, type) and issubclass(kind, nn.Module):  # set anew for each call
+        given |= {name: not MODES[name] for name in named.keys() & MODES.keys()}
     required = [
-        one
-        for one in parameters
-        if one.default is one.empty
-        and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
-        and (one.kind is one.POSITIONAL_ONLY or one.name not in {*given, "rngs"})
+        name
+        for name, one in named.items()
+        if one.default is one.empty and name not in {*given, "rngs"}
     ]
-    positional: tuple[int, ...] = ()
-    if len(required) == 1 and "num_classes" not in named:
-        given.pop("num_classes", None)
-        if required[0].kind is inspect.Parameter.POSITIONAL_ONLY:
-            positional = (options["num_classes"],)
-        else:
-            given[required[0].name] = options["num_classes"]
-    elif required:
+    if required:
         raise UserError(
-            f"{_called(target)} requires {', '.join(one.name for one in required)}; what is set is "
-            f"{', '.join(options)}, and rngs for nnx; give the others defaults"
+            f"{_called(target)} requires {', '.join(required)}; what is set is num_classes, width, "
+            "dtype, custom_gradients, and rngs for nnx: call the number of classes num_classes, "
+            "and give the others defaults"
         )
+    first = [one.name for one in parameters if one.kind is one.POSITIONAL_ONLY]
+    positional = [given.pop(name) for name in itertools.takewhile(given.__contains__, first)]
     if "rngs" in named:
         return functools.partial(target, *positional, **given), taken
     return target(*positional, **given), taken
@@ -174,10 +192,12 @@ def _call(target: Callable, options: dict[str, Any]) -> tuple[Any, set[str]]:
 def _parameters(target: Callable) -> list[inspect.Parameter]:
     """What a class or function takes."""
     nnx = sys.modules.get("flax.nnx")
-    if nnx and isinstance(target, type) and issubclass(target, nnx.Module):
+    partial = functools.partial(target)
+    made = partial.func
+    if nnx and isinstance(made, type) and issubclass(made, nnx.Module):
         # The class itself would show what its metaclass takes, which is anything.
-        return list(inspect.signature(target.__init__).parameters.values())[1:]  # type: ignore[misc]
-    return list(inspect.signature(target).parameters.values())
+        partial = functools.partial(made.__init__, None, *partial.args, **partial.keywords)  # type: ignore[misc]
+    return list(inspect.signature(partial).parameters.values())
 
 
 def _called(target: Any) -> str:

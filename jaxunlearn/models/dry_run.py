@@ -87,8 +87,10 @@ def _check_variables(variables: Any) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
         where = jax.tree_util.keystr(path)
         if any(not isinstance(getattr(step, "key", None), str) for step in path):
+            boxed = isinstance(path[-1], jax.tree_util.GetAttrKey)
+            hint = "flax.linen.unbox makes them so" if boxed else ONLOOKER
             raise UserError(
-                f"its variables must be dicts within dicts, by names, got {where}; {ONLOOKER}"
+                f"its variables must be dicts within dicts, by names, got {where}; {hint}"
             )
         if path[0].key == "params" and leaf.dtype != jnp.float32:
             raise UserError(

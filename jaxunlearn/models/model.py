@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import inspect
+import itertools
 import math
 import sys
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.errors import InvalidRngError, ModifyScopeVariableError
 
-from jaxunlearn.errors import UserError, one_line
+from jaxunlearn.errors import UserError
 
 
 class Model(NamedTuple):
@@ -60,20 +61,22 @@ UNKEPT = ("intermediates", "perturbations")  # collections of what a call leaves
 def from_flax(module: Any, init: Callable | None = None, features: Callable | None = None) -> Model:
     """The model of a Flax module.
 
-    The module is called with images float32 [N, H, W, C]; and, by name, with those arguments that
-    say whether it trains: `train`, `training`, `is_training` or `is_train` (True in training),
-    `deterministic`, `use_running_average` or `inference` (False in training). One that has them as
-    fields in place of arguments is cloned with their values; one that has neither does the same
-    in training as in evaluation. It gives nothing but logits [N, num_classes], of any floating
-    type: they become float32.
+    The module is called with images float32 [N, H, W, C]; and with those arguments that say
+    whether it trains: `train`, `training`, `is_training` or `is_train` (True in training),
+    `deterministic`, `use_running_average` or `inference` (False in training); by position where
+    they stand right after the images, by name otherwise. One that has them as fields in place of
+    arguments is cloned with their values; one that has neither does the same in training as in
+    evaluation. It gives nothing but logits [N, num_classes], of any floating type: they become
+    float32.
 
     Args:
       module: a `flax.linen.Module`, whose variables are "params" and collections that training
-        updates, such as "batch_stats"; sown "intermediates" are dropped. In training it may draw
-        from any stream of random numbers: `nn.Dropout`, `self.make_rng("name")`. Or a class or
-        function that makes a `flax.nnx.Module`, called as `module(rngs=nnx.Rngs(…))`, so that each
-        seed has initial parameters of its own; `train()` or `eval()` sets its mode. All of its
-        state that is neither a parameter nor of a random stream is the collection "state".
+        updates, such as "batch_stats"; sown "intermediates" are dropped, as are the axis names of
+        `nn.with_partitioning`. In training it may draw from any stream of random numbers:
+        `nn.Dropout`, `self.make_rng("name")`. Or a class or function that makes a
+        `flax.nnx.Module`, called as `module(rngs=nnx.Rngs(…))`, so that each seed has initial
+        parameters of its own; `train()` or `eval()` sets its mode. All of its state that is neither
+        a parameter nor of a random stream, plain arrays included, is the collection "state".
       init: as `Model.init`; the module's own where None.
       features: as `Model.features`.
 
@@ -83,19 +86,19 @@ def from_flax(module: Any, init: Callable | None = None, features: Callable | No
     """
     if not isinstance(module, nn.Module):
         return _from_nnx(module, init, features)
-    fixed = modes(type(module), varied=not isinstance(module, nn.Sequential))
-    fields = {} if fixed else _mode_fields(module)
+    modes = Modes.of(type(module), varied=not isinstance(module, nn.Sequential))
+    fields = {} if any(modes) else _mode_fields(module)
 
     def call(function: str, train: bool, *args: Any, **how: Any) -> Any:
-        given, cloned = (
-            {name: train == on for name, on in names.items()} for names in (fixed, fields)
-        )
-        source = module.clone(**cloned) if cloned else module  # type: ignore[arg-type]
-        return getattr(source, function)(*args, **given, **how)
+        source = module
+        if fields:
+            cloned: dict[str, Any] = {name: train == on for name, on in fields.items()}
+            source = module.clone(**cloned)
+        return modes.call(getattr(source, function), train, *args, **how)
 
     def start(key, images):
         kept = flax.core.DenyList(UNKEPT)
-        return flax.core.unfreeze(call("init", False, key, images, mutable=kept))
+        return nn.unbox(flax.core.unfreeze(call("init", False, key, images, mutable=kept)))
 
     def apply(variables, images, train, key=None):
         state = {name: value for name, value in variables.items() if name != "params"}
@@ -103,14 +106,19 @@ def from_flax(module: Any, init: Callable | None = None, features: Callable | No
             try:
                 return as_float32(call("apply", False, variables, images)), state
             except InvalidRngError as error:
-                raise UserError(f"{DRAWS} ({one_line(error)})") from error
+                raise UserError(f"{DRAWS} ({_cause(error)})") from error
             except ModifyScopeVariableError as error:
-                raise UserError(f"{UPDATES} ({one_line(error)})") from error
+                raise UserError(f"{UPDATES} ({_cause(error)})") from error
         # Flax derives every stream that has no key of its own from this one, each by its name.
         logits, new = call("apply", True, variables, images, rngs=key, mutable=list(state))
         return as_float32(logits), new
 
     return Model(init or start, apply, features)
+
+
+def _cause(error: Exception) -> str:
+    """An error of Flax without the address of its page, which would crowd out the cause."""
+    return " ".join(str(error).partition(" (https://")[0].split())
 
 
 def _from_nnx(make: Any, init: Callable | None, features: Callable | None) -> Model:
@@ -136,36 +144,56 @@ def is_nnx(value: Any) -> bool:
     return nnx is not None and isinstance(value, nnx.Module)
 
 
-def modes(kind: type, varied: bool = False) -> dict[str, bool]:
+class Modes(NamedTuple):
     """The arguments of a module's call that say whether it trains: see `MODES`.
 
-    Args:
-      kind: the module's class.
-      varied: whether `train` is one where the call takes any argument there is.
-
-    Raises:
-      UserError: it needs other arguments than these and images.
+    Attributes:
+      leading: those right after the images.
+      others: the rest.
     """
-    _, *parameters = inspect.signature(kind.__call__).parameters.values()
-    images, rest = parameters[:1], parameters[1:]
-    named = [one for one in rest if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
-    found = {one.name: MODES[one.name] for one in named if one.name in MODES}
-    unset = [
-        one.name
-        for one in rest
-        if one.name not in found
-        and one.default is one.empty
-        and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
-    ]
-    if not images or images[0].kind is images[0].KEYWORD_ONLY or unset:
-        given = ", ".join(one.name for one in parameters) or "nothing"
-        raise UserError(
-            f"{kind.__name__}.__call__ takes {given}; it must take images first, and besides them "
-            f"may need any of {', '.join(MODES)}; give other arguments a default"
+
+    leading: dict[str, bool]
+    others: dict[str, bool]
+
+    @classmethod
+    def of(cls, kind: type, varied: bool = False) -> "Modes":
+        """Those of a module's class.
+
+        Args:
+          kind: the class.
+          varied: whether `train` is one where the call takes any argument there is.
+
+        Raises:
+          UserError: the call needs other arguments than these and images.
+        """
+        _, *parameters = inspect.signature(kind.__call__).parameters.values()
+        images, rest = parameters[:1], parameters[1:]
+        single = [one for one in rest if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
+        found = {one.name: MODES[one.name] for one in single if one.name in MODES}
+        unset = [one for one in single if one.name not in found and one.default is one.empty]
+        if not images or images[0].kind is images[0].KEYWORD_ONLY or unset:
+            given = ", ".join(one.name for one in parameters) or "nothing"
+            raise UserError(
+                f"{kind.__name__}.__call__ takes {given}; it must take images first, and besides "
+                f"them may need any of {', '.join(MODES)}; give other arguments a default"
+            )
+        if not found and varied and any(one.kind is one.VAR_KEYWORD for one in rest):
+            return cls({}, {"train": True})
+        first = itertools.takewhile(
+            lambda one: one.name in found and one.kind is not one.KEYWORD_ONLY, rest
         )
-    if not found and varied and any(one.kind is one.VAR_KEYWORD for one in parameters):
-        return {"train": True}
-    return found
+        leading = {one.name: found.pop(one.name) for one in list(first)}
+        return cls(leading, found)
+
+    def call(self, function: Callable, train: bool, *args: Any, **how: Any) -> Any:
+        """The function of these arguments, told whether it trains."""
+        leading, others = ({name: train == on for name, on in names.items()} for names in self)
+        try:  # `static_argnums` of `nn.remat` and `nn.jit` counts positions
+            return function(*args, *leading.values(), **others, **how)
+        except jax.errors.ConcretizationTypeError:
+            if not leading:
+                raise
+        return function(*args, **leading, **others, **how)  # and `static_argnames` goes by names
 
 
 def _mode_fields(module: nn.Module) -> dict[str, bool]:

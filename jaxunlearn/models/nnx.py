@@ -11,7 +11,7 @@ from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxunlearn.errors import UserError
-from jaxunlearn.models.model import DRAWS, UPDATES, Model, as_float32, modes
+from jaxunlearn.models.model import DRAWS, UPDATES, Model, Modes, as_float32
 
 STATE = "state"  # the collection of all that is neither a parameter nor of a random stream
 
@@ -26,6 +26,10 @@ def from_nnx(make: Callable[..., Any], init: Callable | None, features: Callable
                 "a function that takes rngs must return a flax.nnx.Module, "
                 f"got {type(module).__name__}"
             )
+        for _, part in nnx.iter_graph(module):
+            for name, value in list(getattr(part, "__dict__", {}).items()):
+                if isinstance(part, nnx.Pytree) and isinstance(value, jax.Array):
+                    setattr(part, name, nnx.data(value))  # nnx overlooks arrays being traced
         return module
 
     def start(key, images):
@@ -44,8 +48,7 @@ def from_nnx(make: Callable[..., Any], init: Callable | None, features: Callable
         old = [_flat(part) for part in before]  # a call changes the parts themselves
         module = nnx.merge(graph, *before)
         module.train() if train else module.eval()
-        given = {name: train == on for name, on in modes(type(module)).items()}
-        logits = as_float32(module(images, **given))
+        logits = as_float32(Modes.of(type(module)).call(module, train, images))
         _, _, drawn, new = _split(module)
         if train:
             kept = flatten_dict(held)
@@ -67,13 +70,17 @@ def _split(module: nnx.Module) -> Any:
 
 def _flat(state: Any) -> dict[tuple[str, ...], Any]:
     """The values of a state by path, in words that a checkpoint can keep."""
-    return {
-        tuple(map(str, path)): variable.get_value() for path, variable in nnx.to_flat_state(state)
-    }
+    return {tuple(map(str, path)): _value(leaf) for path, leaf in nnx.to_flat_state(state)}
+
+
+def _value(leaf: Any) -> Any:
+    """Of a variable, or of an array that a module holds as it is."""
+    return leaf.get_value() if isinstance(leaf, nnx.Variable) else leaf
 
 
 def _nested(state: Any) -> dict[str, Any]:
-    return unflatten_dict(_flat(state))
+    """The initial values of a state, in JAX's types, which NumPy's arrays may not have."""
+    return jax.tree.map(jnp.asarray, unflatten_dict(_flat(state)))
 
 
 def _collection(state: dict[str, Any]) -> dict[str, Any]:
@@ -83,11 +90,13 @@ def _collection(state: dict[str, Any]) -> dict[str, Any]:
 
 def _with(state: Any, value: Callable[[tuple[str, ...], Any], Any]) -> Any:
     """A state with new values, by path and shape."""
+
+    def changed(path: tuple[Any, ...], leaf: Any) -> Any:
+        new = value(tuple(map(str, path)), _value(leaf))
+        return leaf.replace(new) if isinstance(leaf, nnx.Variable) else new
+
     return nnx.from_flat_state(
-        [
-            (path, variable.replace(value(tuple(map(str, path)), variable.get_value())))
-            for path, variable in nnx.to_flat_state(state)
-        ]
+        [(path, changed(path, leaf)) for path, leaf in nnx.to_flat_state(state)]
     )
 
 

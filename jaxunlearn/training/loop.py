@@ -262,9 +262,12 @@ def _check_finite(values: dict[str, np.ndarray], number: int, lr: float, state: 
     if values["finite"].all():
         return
     step = int(np.argmin(values["finite"]))
+    advice = "try a lower learning rate"
+    if number == step == 0:  # no rate has had a say yet
+        advice = "before any update: the initial values, the images or the objective give it"
     raise DivergedError(
         f"the loss became {values['loss'][step]} and its gradient "
         f"{values['gradient_norm'][step]} in epoch {number + 1}, step {step + 1} of "
-        f"{len(values['finite'])} (learning rate {lr:g}); try a lower learning rate",
+        f"{len(values['finite'])} (learning rate {lr:g}); {advice}",
         jax.device_get(state.variables),
     )
