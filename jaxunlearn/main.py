@@ -68,7 +68,8 @@ class ending:
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
         # Where one of Orbax's writers fails, which we tell of, all of them complain at length.
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-        threading.excepthook = lambda args: None
+        threading.excepthook = sys.unraisablehook = lambda args: None
+        sys.excepthook = _of_main_thread
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, _stop)
 
@@ -88,6 +89,12 @@ class ending:
             _end("the memory of this machine is not enough; lower batch_size or model.width")
         if isinstance(error, OSError):
             _end(f"{one_line(error)}; free some space, or give other folders")
+
+
+def _of_main_thread(*error: Any) -> None:
+    """Prints the traceback of a fault of ours, and none of TensorStore's threads."""
+    if threading.current_thread() is threading.main_thread():
+        sys.__excepthook__(*error)
 
 
 def _end(message: str) -> NoReturn:

@@ -4,6 +4,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +19,10 @@ STATE = "state"  # the collection of all that is neither a parameter nor of a ra
 
 def from_nnx(make: Callable[..., Any], init: Callable | None, features: Callable | None) -> Model:
     """The model of an nnx module, which `make(rngs=…)` makes: see `from_flax`."""
+    if not hasattr(nnx, "data"):
+        raise UserError(
+            f"nnx modules need flax 0.12 or newer, here is {flax.__version__}; pip install -U flax"
+        )
 
     def made(key: jax.Array | int) -> nnx.Module:
         module = make(rngs=nnx.Rngs(key))
