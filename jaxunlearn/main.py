@@ -68,7 +68,8 @@ class ending:
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
         # Where one of Orbax's writers fails, which we tell of, all of them complain at length.
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-        threading.excepthook = sys.unraisablehook = lambda args: None
+        threading.excepthook = lambda args: None
+        sys.unraisablehook = lambda args: None
         sys.excepthook = _of_main_thread
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, _stop)
