@@ -287,10 +287,8 @@ def test_a_workdir_that_cannot_be_written(config, tmp_path):
 
 
 def test_training_that_diverges_says_where_and_keeps_the_last_good_parameters(config, tmp_path):
-    config.train.lr = 1e8
-    with pytest.raises(
-        UserError, match=r"original, seed 0: the loss became .* epoch \d+, step"
-    ) as e:
+    config.train.lr = 1e9
+    with pytest.raises(UserError, match=r"original, seed 0: .* became .* epoch \d+, step") as e:
         run(config, tmp_path / "run")
     saved = store.load_tree(tmp_path / "run" / "diverged" / "original-seed0" / "variables")
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(saved))

@@ -262,12 +262,14 @@ def _check_finite(values: dict[str, np.ndarray], number: int, lr: float, state: 
     if values["finite"].all():
         return
     step = int(np.argmin(values["finite"]))
-    advice = "try a lower learning rate"
-    if number == step == 0:  # no rate has had a say yet
+    loss, norm = (float(values[name][step]) for name in ("loss", "gradient_norm"))
+    problem, advice = f"the loss became {loss} and its gradient {norm}", "try a lower learning rate"
+    if np.isfinite([loss, norm]).all():
+        problem = "an update or a batch-norm moment became infinite"
+    elif number == step == 0:  # no rate has had a say yet
         advice = "before any update: the initial values, the images or the objective give it"
     raise DivergedError(
-        f"the loss became {values['loss'][step]} and its gradient "
-        f"{values['gradient_norm'][step]} in epoch {number + 1}, step {step + 1} of "
+        f"{problem} in epoch {number + 1}, step {step + 1} of "
         f"{len(values['finite'])} (learning rate {lr:g}); {advice}",
         jax.device_get(state.variables),
     )

@@ -288,9 +288,12 @@ def make_step(setup: Setup, kind: Kind) -> Callable:
             state.params
         )
         gradient_norm = optax.tree.norm(gradient)
-        finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
         gradient = _chain(kind.before, epoch.before, gradient, state.params, part_key(key, "g"))
         direction, opt_state = tx.update(gradient, state.opt_state, state.params)
+        # Parameters and moments can overflow where the loss has not yet.
+        moments = [x for x in jax.tree.leaves(model_state) if jnp.issubdtype(x.dtype, jnp.floating)]
+        norms = (loss, gradient_norm, epoch.lr * optax.tree.norm(direction), *map(jnp.sum, moments))
+        finite = functools.reduce(jnp.logical_and, map(jnp.isfinite, norms))
         params = jax.tree.map(lambda p, d: p - epoch.lr * d, state.params, direction)
         params = _chain(kind.after, epoch.after, params, state.params, part_key(key, "p"))
         new = (params, model_state, opt_state)
