@@ -1,10 +1,11 @@
 """The mesh: how many devices, and what lies where."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxunlearn import devices
+from jaxunlearn import devices, training
 from jaxunlearn.errors import UserError
 
 
@@ -36,3 +37,43 @@ def test_each_batch_is_split_between_the_devices():
     np.testing.assert_array_equal(sharded, order)
     for i, shard in enumerate(sharded.addressable_shards):
         np.testing.assert_array_equal(shard.data, order[:, 2 * i : 2 * i + 2])
+
+
+def test_a_step_too_large_for_the_memory_is_refused_before_it_is_compiled(monkeypatch):
+    programs = training.Programs(devices.make_mesh(1))
+    x = devices.replicate(np.zeros(1000, np.float32), programs.mesh)
+    with pytest.raises(UserError, match=r"needs 3\.73e\+03 GiB of memory or more .*; lower batch"):
+        programs(lambda x: jnp.broadcast_to(x, (10**6, 1000, 1000)).sum(), x)
+    monkeypatch.setattr(devices, "memory", lambda mesh: 1000.0)
+    with pytest.raises(UserError, match="lower batch_size"):
+        programs(lambda x: x + 1, x)
+    monkeypatch.undo()
+    assert programs(lambda x: x + 1, x)(x).sum() == 1000 and len(programs) == 1
+
+
+def test_a_platform_that_is_not_here_is_named(monkeypatch):
+    def none():
+        raise RuntimeError("Unable to initialize backend 'tpu': no libtpu")
+
+    monkeypatch.setenv("JAX_PLATFORMS", "tpu")
+    monkeypatch.setattr(jax, "devices", none)
+    with pytest.raises(UserError, match="unset JAX_PLATFORMS, which is 'tpu', or install"):
+        devices.make_mesh()
+
+
+def test_64_bit_mode_is_refused_and_switches_that_change_numbers_are_told(monkeypatch):
+    before = devices.switches()
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+    assert devices.switches() == before  # the same numbers on any number of devices
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
+    assert devices.switches() != before
+    monkeypatch.undo()
+    with jax.default_matmul_precision("bfloat16"):
+        assert devices.switches() != before
+    jax.config.update("jax_enable_x64", True)
+    try:
+        with pytest.raises(UserError, match="64-bit mode is on"):
+            devices.check_switches()
+    finally:
+        jax.config.update("jax_enable_x64", False)
+    devices.check_switches()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from process import environment
 
-from jaxunlearn import files, locks, store
+from jaxunlearn import files, locks, store, workdir
 from jaxunlearn.errors import UserError
 from jaxunlearn.training import Point
 
@@ -312,3 +312,15 @@ def test_a_store_that_cannot_be_made_is_a_users_error(tmp_path):
 
 def test_meta_is_plain_json(shelf):
     assert json.loads((put(shelf) / "meta.json").read_text())["files"].keys() >= {"logits.npz"}
+
+
+def test_a_damaged_copy_in_the_results_is_made_anew(shelf, tmp_path):
+    entry = put(shelf)
+    workdir.link_model(entry, tmp_path, "salun-seed0")
+    copy = tmp_path / "models" / "salun-seed0"
+    assert os.path.samefile(copy / "logits.npz", entry / "logits.npz")  # a link, not 45 MB more
+    (copy / "logits.npz").unlink()
+    (copy / "logits.npz").write_bytes(b"other")
+    workdir.link_model(entry, tmp_path, "salun-seed0")
+    assert store.is_intact(copy, entry.name)
+    assert [path.name for path in (tmp_path / "models").iterdir()] == ["salun-seed0"]

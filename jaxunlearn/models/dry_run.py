@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.errors import UserError, one_line
+from jaxunlearn.jaxprs import equations
 from jaxunlearn.models.build import build_as_set
 from jaxunlearn.models.model import Model
 
@@ -151,18 +152,11 @@ def _shown(tree: Any) -> str:
 
 def _emptied(jaxpr: Any) -> Iterator[str]:
     """The empty arrays that something is computed from."""
-    for equation in jaxpr.eqns:
-        inner = [jax.tree.leaves(value, is_leaf=_is_jaxpr) for value in equation.params.values()]
-        for value in (each for values in inner for each in values if _is_jaxpr(each)):
-            yield from _emptied(getattr(value, "jaxpr", value))
+    for equation in equations(jaxpr):
         if equation.primitive.name.startswith(REDUCING):
             for operand in equation.invars:
                 if 0 in getattr(operand.aval, "shape", ()):
                     yield _shown(operand.aval)
-
-
-def _is_jaxpr(value: Any) -> bool:
-    return hasattr(value, "eqns") or hasattr(value, "jaxpr")
 
 
 def _hint(model: Model, shape: tuple[int, ...], num_classes: int) -> str:

@@ -10,6 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxunlearn import devices
 from jaxunlearn.errors import UserError
+from jaxunlearn.jaxprs import equations
 
 
 class Programs:
@@ -59,21 +60,14 @@ class Programs:
 
     def _largest(self, jaxpr: Any) -> float:
         """Bytes on each device of the largest array that a program makes."""
-        largest = 0.0
-        for equation in jaxpr.eqns:
-            for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr):
-                if _is_jaxpr(inner):
-                    largest = max(largest, self._largest(getattr(inner, "jaxpr", inner)))
-            for made in equation.outvars:
-                if hasattr(made.aval, "dtype") and hasattr(made.aval.dtype, "itemsize"):
-                    # At best it is split between the devices.
-                    size = math.prod(made.aval.shape) * made.aval.dtype.itemsize / self.mesh.size
-                    largest = max(largest, size)
-        return largest
-
-
-def _is_jaxpr(value: Any) -> bool:
-    return hasattr(value, "eqns") or hasattr(value, "jaxpr")
+        shapes = [
+            made.aval.shape
+            for equation in equations(jaxpr)
+            for made in equation.outvars
+            if hasattr(made.aval, "shape")
+        ]
+        # At best it is split between the devices; nearly all is float32.
+        return 4 * max(map(math.prod, shapes), default=0) / self.mesh.size
 
 
 class Stopwatch:
