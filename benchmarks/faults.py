@@ -46,6 +46,7 @@ DISKS = flags.DEFINE_integer("disks", 10, "Sizes of disk that fill up.")
 SEED = flags.DEFINE_integer("seed", 0, "Of every draw.")
 
 HANG = 600  # seconds
+FINE = ("tried", "refused", "not mounted", "no damage")  # of the counts, those that may be above 0
 CONFIG = """
 import sys
 sys.path.insert(0, {tests!r})
@@ -124,6 +125,8 @@ def damages(folder: Path, config_file: Path, expected: dict[str, bytes]) -> Coun
     config = toy.experiment_config(str(config_file.with_name("data.npz")))
     config.train.epochs = 60
     workdir, shelf = folder / "run", folder / "store"
+    if DAMAGES.value == 0:
+        return counts
     experiment.run(config, workdir, Console(file=io.StringIO()))
     for number in range(DAMAGES.value):
         entries = sorted(path for path in shelf.iterdir() if ".damaged-" not in path.name)
@@ -133,13 +136,15 @@ def damages(folder: Path, config_file: Path, expected: dict[str, bytes]) -> Coun
         file = inside[rng.integers(len(inside))]
         if how == "bytes":
             content = mutate.mutate(file.read_bytes(), rng)
-            counts["no damage"] += content == file.read_bytes()
+            if content == file.read_bytes():
+                counts["no damage"] += 1
+                continue
             replace(file, content)
         elif how == "lose":
             file.unlink()
         elif how == "meta":
             text = (entry / "meta.json").read_text("utf-8")
-            replace(entry / "meta.json", re.sub(r'"seconds": \d', '"seconds": 9', text).encode())
+            replace(entry / "meta.json", text.replace('"seconds": ', '"seconds": 1').encode())
         elif how == "swap":
             other = next(path for path in entries if path != entry)
             shutil.rmtree(entry)
@@ -283,11 +288,13 @@ def main(argv: list[str]) -> None:
         source = toy.write_npz(root / "data.npz")
         config_file.write_text(CONFIG.format(tests=str(ROOT / "tests"), data=source), "utf-8")
         command = [f"--config={config_file}"]
-        start = time.monotonic()
-        code, _, err = finish(process.start(*command, f"--workdir={root / 'straight' / 'run'}"))
-        if code != 0:
-            sys.exit(err)
-        seconds, expected = time.monotonic() - start, bits(root / "straight" / "run")
+        seconds, expected = 0.0, {}
+        if KILLS.value or DAMAGES.value or ROUNDS.value or DISKS.value:
+            start = time.monotonic()
+            code, _, err = finish(process.start(*command, f"--workdir={root / 'straight' / 'run'}"))
+            if code != 0:
+                sys.exit(err)
+            seconds, expected = time.monotonic() - start, bits(root / "straight" / "run")
         parts = {
             "mutated files": lambda: mutated_files(root / "files", config_file),
             "malformed settings": lambda: inputs(root / "inputs", config_file),
@@ -296,8 +303,12 @@ def main(argv: list[str]) -> None:
             "kills": lambda: kills(root / "kills", command, expected, seconds),
             f"{AT_ONCE.value} runs at once": lambda: at_once(root / "once", command, expected),
         }
+        found = Counts()
         for part, run in parts.items():
-            print(f"{part}: {dict(run())}", flush=True)
+            counts = run()
+            found += counts
+            print(f"{part}: {dict(counts)}", flush=True)
+        sys.exit(any(found[name] for name in found if name not in FINE))
 
 
 if __name__ == "__main__":

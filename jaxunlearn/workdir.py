@@ -33,7 +33,10 @@ def claim(workdir: Path, config: ConfigDict) -> None:
     mine = json.loads(json.dumps(config.to_dict()))
     kept = workdir / "config.json"
     try:
-        theirs = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else None
+        theirs = None
+        if os.path.lexists(kept):
+            # What is no file, such as a pipe, would block.
+            theirs = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else ()
         if theirs is not None and not isinstance(theirs, dict):
             raise ValueError
     except (OSError, ValueError) as error:

@@ -462,7 +462,9 @@ def load(folder: str | Path) -> Results:
     """
     path = Path(folder).expanduser() / "metrics.json"
     try:
-        results = json.loads(path.read_text())
+        if path.exists() and not path.is_file():  # a pipe would block
+            raise ValueError
+        results = json.loads(path.read_text(encoding="utf-8"))
         found = results.get("schema", 1)
     except OSError as error:
         raise UserError(
