@@ -211,9 +211,11 @@ def test_runs_at_once_train_every_model_once_and_give_the_same(config_file, tmp_
             assert file.read_bytes() == (run / "predictions" / file.name).read_bytes()
 
 
-def test_control_c_while_it_still_imports_is_one_line(config_file, tmp_path):
-    process = start(f"--config={config_file}", f"--workdir={tmp_path / 'run'}")
-    time.sleep(0.7)
+def test_control_c_before_the_run_has_begun_is_one_line(tmp_path):
+    config = tmp_path / "config.py"
+    config.write_text("import time\nprint('loading', flush=True)\ntime.sleep(300)")
+    process = start(f"--config={config}", f"--workdir={tmp_path / 'run'}")
+    assert process.stdout.readline() == "loading\n"
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
