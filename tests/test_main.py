@@ -183,7 +183,7 @@ def until_a_point_is_kept(process, store_folder):
 def test_stopped_by_the_system_it_keeps_its_last_epoch(config_file, tmp_path):
     """As a cluster's time limit does; --config.checkpoint_every is far from the last epoch."""
     flags = [f"--config={config_file}", f"--workdir={tmp_path / 'run'}"]
-    process = start(*flags, "--config.checkpoint_every=10")
+    process = start(*flags, "--config.checkpoint_every=10", "--config.train.epochs=5000")
     until_a_point_is_kept(process, tmp_path / "store")
     time.sleep(0.3)
     process.terminate()
@@ -204,7 +204,6 @@ def test_runs_at_once_train_every_model_once_and_give_the_same(config_file, tmp_
     trained = sum(out.count("100%") for out, _ in ends)
     assert trained == 3  # original, retrained, finetune
     assert not any("damaged" in out or "twice" in out for out, _ in ends)
-    assert sum("which is training it" in out for out, _ in ends) >= 1
     assert len(list((tmp_path / "store").iterdir())) == 3
     for file in sorted((tmp_path / "a" / "predictions").iterdir()):
         for run in runs[1:3]:

@@ -1,3 +1,4 @@
+import contextlib
 import errno
 import json
 import os
@@ -214,32 +215,42 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(shelf, monkeypatch):
 
 
 HOLD = """
-import sys, time
+import sys
 from pathlib import Path
 from jaxunlearn import store
 shelf = store.Store(Path(sys.argv[1]), print)
 with shelf.making("a" * 32, "original"):
     print("holding", flush=True)
-    time.sleep(float(sys.argv[2]))
+    sys.stdin.read()
 """
 
 
-def holder(root, seconds):
-    command = [sys.executable, "-c", HOLD, str(root), str(seconds)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment())
-    assert process.stdout.readline() == "holding\n"
-    return process
+@contextlib.contextmanager
+def holder(shelf, notices, until):
+    """A process that makes a model until so many notices have come."""
+    command = [sys.executable, "-c", HOLD, str(shelf.root)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment(), **pipes) as process:
+        assert process.stdout.readline() == "holding\n"
+
+        def notice(text):
+            notices.append(text)
+            if len(notices) == until:
+                process.stdin.close()
+
+        shelf.notice = notice
+        yield process
 
 
 def test_a_model_in_the_making_is_waited_for_and_a_killed_makers_lock_is_free(shelf, notices):
-    with holder(shelf.root, 3) as process, shelf.making("a" * 32, "original"):
+    with holder(shelf, notices, until=1) as process, shelf.making("a" * 32, "original"):
         assert process.wait() == 0
     assert notices == [
         f"original: waiting for process {process.pid} on {socket.gethostname()}, which is "
         "training it"
     ]
     assert not list(shelf.root.iterdir())
-    with holder(shelf.root, 60) as process:
+    with holder(shelf, notices, until=99) as process:
         process.kill()
         with shelf.making("a" * 32, "original"):
             pass
@@ -249,7 +260,7 @@ def test_a_model_in_the_making_is_waited_for_and_a_killed_makers_lock_is_free(sh
 def test_a_maker_that_hangs_is_told_of(shelf, notices, monkeypatch):
     monkeypatch.setattr(locks, "SILENT", 1.0)
     monkeypatch.setattr(locks, "PATIENCE", 1.5)
-    with holder(shelf.root, 5), shelf.making("a" * 32, "original"):
+    with holder(shelf, notices, until=2), shelf.making("a" * 32, "original"):
         pass
     assert "has made no progress for" in notices[1] and "stop it" in notices[1]
 
