@@ -14,10 +14,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-import jaxunlearn
 from jaxunlearn.errors import UserError, one_line
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+PACKAGES = ("jaxunlearn", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 # Of JAX's own switches, those that change what is computed.
 SWITCHES = (
     "jax_default_matmul_precision",
@@ -65,10 +64,17 @@ def describe(mesh: Mesh) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "versions": {
             "python": platform.python_version(),
-            "jaxunlearn": jaxunlearn.__version__,
-            **{name: importlib.metadata.version(name) for name in PACKAGES},
+            **{name: _version(name) for name in PACKAGES},
         },
     }
+
+
+def _version(package: str) -> str:
+    """The version that is installed; of a checkout that is only on the path, that it is not."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def memory(mesh: Mesh) -> float:
