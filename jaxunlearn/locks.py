@@ -34,7 +34,7 @@ def held(path: Path, what: str, notice: Callable[[str], None]) -> Iterator[Calla
     lock = filelock.FileLock(path)
     holder = path.with_suffix(".holder")
     try:
-        _wait(lock, path, holder, what, notice)
+        _wait(lock, holder, what, notice)
     except filelock.Timeout:
         raise
     except (NotImplementedError, OSError) as error:
@@ -48,22 +48,23 @@ def held(path: Path, what: str, notice: Callable[[str], None]) -> Iterator[Calla
         with contextlib.suppress(OSError):  # only for the messages of those who wait
             told = {"host": socket.gethostname(), "pid": os.getpid()}
             holder.write_text(json.dumps(told), encoding="utf-8")
-        yield _sign_of_life(path)
+        yield _sign_of_life(path, holder)
     finally:
         holder.unlink(missing_ok=True)
         lock.release()
 
 
-def _sign_of_life(path: Path) -> Callable[[], None]:
-    """A function that renews the lock file's time."""
+def _sign_of_life(*paths: Path) -> Callable[[], None]:
+    """A function that renews the files' times."""
     last = 0.0
 
     def alive() -> None:
         nonlocal last
         if time.monotonic() - last > SIGN_OF_LIFE:
             last = time.monotonic()
-            with contextlib.suppress(OSError):
-                os.utime(path)
+            for path in paths:
+                with contextlib.suppress(OSError):
+                    os.utime(path)
 
     alive()
     return alive
@@ -71,7 +72,6 @@ def _sign_of_life(path: Path) -> Callable[[], None]:
 
 def _wait(
     lock: filelock.BaseFileLock,
-    path: Path,
     holder: Path,
     what: str,
     notice: Callable[[str], None],
@@ -86,7 +86,8 @@ def _wait(
             patience = PATIENCE
         silent = 0.0
         with contextlib.suppress(OSError):
-            silent = time.time() - path.stat().st_mtime
+            # Not the lock file's, which those who wait renew in older versions of filelock.
+            silent = time.time() - holder.stat().st_mtime
         if not told:
             notice(f"{what}: waiting for {_name(holder)}, which is training it")
             told = True
