@@ -15,6 +15,10 @@ class UserError(Exception):
             return text
         return f"{text[: LONGEST - 101]}…{text[-100:]}"  # what to do stands at the end
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows in place of a traceback."""
+        return [f"jaxunlearn: {self}"]
+
 
 class Stopped(BaseException):
     """The system asks the program to end (SIGTERM)."""
