@@ -1,7 +1,8 @@
 """The device mesh: parameters on every device, the batch split between them.
 
-One code path for one device or many: programs are `jax.jit` with shardings over a 1-D mesh `data`,
-  so XLA puts in the reductions and N devices compute what one would, batch norm's moments included.
+One code path for one device or many, on one host or several: programs are `jax.jit` with shardings
+over a 1-D mesh `data`, so XLA puts in the reductions and N devices compute what one would, batch
+norm's moments included.
 """
 
 import importlib.metadata
@@ -34,7 +35,7 @@ HARMLESS = ("--xla_force_host_platform_device_count", "--xla_dump")
 
 
 def make_mesh(count: int = 0) -> Mesh:
-    """Returns a 1-D mesh `data` over the first `count` local devices; 0 means all of them."""
+    """Returns a 1-D mesh `data` over the first `count` devices; 0: over all, of every process."""
     try:
         devices = jax.devices()
     except (RuntimeError, AssertionError) as error:  # a platform asked for that is not here
@@ -43,6 +44,11 @@ def make_mesh(count: int = 0) -> Mesh:
             f"{os.environ.get('JAX_PLATFORMS', '')!r}, or install what it needs, such as "
             "'jaxunlearn[cuda]'"
         ) from error
+    if count and jax.process_count() > 1:
+        raise UserError(
+            f"config.devices must be 0 in a run of {jax.process_count()} processes, which uses all "
+            f"{len(devices)} devices, got {count}"
+        )
     if not 0 <= count <= len(devices):
         raise UserError(
             f"config.devices must be 1 to {len(devices)} on this machine ({devices[0].platform}), "
@@ -59,8 +65,9 @@ def make_mesh(count: int = 0) -> Mesh:
 def describe(mesh: Mesh) -> dict[str, Any]:
     """The machine as results and stored models name it: device, cores, versions."""
     device = mesh.devices.flat[0]
+    processes = f", {jax.process_count()} processes" if jax.process_count() > 1 else ""
     return {
-        "device": f"{mesh.size} × {device.platform} {device.device_kind}",
+        "device": f"{mesh.size} × {device.platform} {device.device_kind}{processes}",
         "cores": os.cpu_count(),
         "versions": {
             "python": platform.python_version(),
@@ -80,8 +87,9 @@ def _version(package: str) -> str:
 def memory(mesh: Mesh) -> float:
     """Bytes of memory of each device; of a CPU, the machine's share."""
     if on_cpu(mesh):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / mesh.size
-    stats = mesh.devices.flat[0].memory_stats() or {}
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return there / len(mesh.local_devices)
+    stats = mesh.local_devices[0].memory_stats() or {}
     return stats.get("bytes_limit", math.inf)
 
 
@@ -104,13 +112,32 @@ def switches() -> dict[str, Any]:
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
     """Replicates every array of the tree on every device."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    return _put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
 def shard_batches(array: np.ndarray, mesh: Mesh) -> jax.Array:
     """Puts an array `[..., batch]` on the mesh, each batch split between the devices."""
     spec = PartitionSpec(*[None] * (array.ndim - 1), "data")
-    return jax.device_put(array, NamedSharding(mesh, spec))
+    return _put(array, NamedSharding(mesh, spec))
+
+
+def _put(tree: Any, sharding: NamedSharding) -> Any:
+    """Puts every array of the tree on the devices; those of other processes have it from there."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+    return jax.tree.map(lambda leaf: _put_own_part(leaf, sharding), tree)
+
+
+def _put_own_part(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    """The array of which this process, as every other, has the whole: nothing is sent."""
+    if isinstance(leaf, jax.Array):
+        if leaf.sharding == sharding:
+            return leaf
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            data = _put_own_part(jax.random.key_data(leaf), sharding)
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+    whole = np.asarray(leaf, jax.dtypes.canonicalize_dtype(np.asarray(leaf).dtype))
+    return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 
 
 def on_cpu(mesh: Mesh) -> bool:

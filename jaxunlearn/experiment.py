@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.text import Text
 
 from jaxunlearn import config as config_lib
-from jaxunlearn import devices, files, metrics, plan, workdir
+from jaxunlearn import devices, files, metrics, plan, processes, workdir
 from jaxunlearn.data.dataset import Examples
+from jaxunlearn.errors import unknown
 from jaxunlearn.metrics import results
 from jaxunlearn.metrics.predictions import apart
 from jaxunlearn.plan import Experiment
@@ -19,6 +20,56 @@ from jaxunlearn.report import terminal
 from jaxunlearn.store import Store
 from jaxunlearn.trained import SETS, Trained, Trainer
 from jaxunlearn.training.programs import Programs
+
+
+class _Run:
+    """What a run works with: its plan, compiled programs, the store, and where to print and write.
+
+    Only the first of several processes prints, and has the store and the folder of results.
+    """
+
+    def __init__(self, config: ConfigDict, folder: str | Path, console: Console | None):
+        self.folder = files.local(folder, "--workdir")
+        devices.check_switches()
+        self.config = config_lib.plain(config)
+        self.programs = Programs(devices.make_mesh(self.config.devices))
+        self.console = (console or Console()) if processes.is_first() else Console(quiet=True)
+        self.experiments = plan.make(self.config, self.programs.mesh.size)
+        processes.check_same(lambda: _fingerprint(self.experiments, self.programs.mesh))
+        self.where = self.folder.absolute().parent / "store"
+        if self.config.store:
+            self.where = files.local(self.config.store, "config.store")
+
+    def say(self, text: str) -> None:
+        """Prints a line as it is."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def inner(self, one: Experiment) -> Path:
+        """The folder of an experiment's results."""
+        return self.folder / "cells" / one.cell.label if self.config.axes else self.folder
+
+    def claim(self) -> None:
+        """Makes the folders of results, or sees that they are of this very config."""
+        workdir.claim(self.folder, self.config)
+        if self.config.axes:
+            for one in self.experiments:
+                workdir.claim(self.inner(one), one.cell.config)
+
+    @functools.cached_property
+    def store(self) -> Store:
+        """The folder of models."""
+        return Store(self.where, self.say, elsewhere=not processes.is_first())
+
+    def trainer(self, one: Experiment) -> Trainer:
+        """What makes an experiment's models."""
+        return Trainer(
+            programs=self.programs,
+            store=self.store,
+            console=self.console,
+            checkpoint_every=self.config.checkpoint_every,
+            predict_batch=one.cell.config.eval.batch_size,
+            diverged=self.inner(one) / "diverged",
+        )
 
 
 def run(config: ConfigDict, folder: str | Path, console: Console | None = None) -> results.Results:
@@ -32,71 +83,96 @@ def run(config: ConfigDict, folder: str | Path, console: Console | None = None) 
     Raises:
       UserError: the config, the data or the folder is invalid; or training diverged.
     """
-    console, folder = console or Console(), files.local(folder, "--workdir")
-    say = functools.partial(console.print, highlight=False, markup=False, soft_wrap=True)
-    devices.check_switches()
-    config = config_lib.plain(config)
-    programs = Programs(devices.make_mesh(config.devices))
-    experiments = plan.make(config, programs.mesh.size)
-    folders = [folder / "cells" / one.cell.label if config.axes else folder for one in experiments]
-    where = folder.absolute().parent / "store"
-    if config.store:
-        where = files.local(config.store, "config.store")
-    workdir.claim(folder, config)
-    if config.axes:
-        for one, inner in zip(experiments, folders, strict=True):
-            workdir.claim(inner, one.cell.config)
-    store = Store(where, say)
-
+    the_run = _Run(config, folder, console)
+    processes.from_first(the_run.claim)
     reports: list[results.Report] = []
-    for i, (one, inner) in enumerate(zip(experiments, folders, strict=True)):
-        if config.axes:
-            title = Text(f"{i + 1} of {len(experiments)}: {one.cell.label}")
-            console.rule(title, align="left")
-        trainer = Trainer(
-            programs=programs,
-            store=store,
-            console=console,
-            checkpoint_every=config.checkpoint_every,
-            predict_batch=one.cell.config.eval.batch_size,
-            diverged=inner / "diverged",
-        )
-        reports.append(_run_one(one, trainer, inner))
+    for i, one in enumerate(the_run.experiments):
+        if the_run.config.axes:
+            title = Text(f"{i + 1} of {len(the_run.experiments)}: {one.cell.label}")
+            the_run.console.rule(title, align="left")
+        reports.append(_run_one(one, the_run.trainer(one), the_run.inner(one)))
     report: results.Results = reports[0]
-    if config.axes:
+    if the_run.config.axes:
         points = [
             results.Point(one.cell.point, one.cell.labels, f"cells/{one.cell.label}")
-            for one in experiments
+            for one in the_run.experiments
         ]
-        report = results.merge(config.name, config.axes, points, reports)
-        workdir.write_report(report, folder)
+        report = results.merge(the_run.config.name, the_run.config.axes, points, reports)
+        if processes.is_first():
+            workdir.write_report(report, the_run.folder)
 
     for note in report["notes"]:
-        say(f"Note: {note}")
-    terminal.print_table(report, console)
-    say(f"Results: {folder}")
+        the_run.say(f"Note: {note}")
+    terminal.print_table(report, the_run.console)
+    the_run.say(f"Results: {the_run.folder}")
     return report
+
+
+def make_models(
+    config: ConfigDict, folder: str | Path, cell: str, seed: int, console: Console | None = None
+) -> None:
+    """Makes the models of one cell and one seed of an experiment, for `run` to find in the store.
+
+    Args:
+      config: see `jaxunlearn.config.default`.
+      folder: where `run` will put its results; nothing is written there.
+      cell: the cell's label, "" for the only one of a config without axes.
+      seed: one of the config's.
+      console: where the progress is printed.
+
+    Raises:
+      UserError: as `run`; or there is no such cell or seed.
+    """
+    the_run = _Run(config, folder, console)
+    cells = {one.cell.label: one for one in the_run.experiments}
+    if cell not in cells:
+        raise unknown("cell", cell, cells)
+    if seed not in the_run.config.seeds:
+        raise unknown("seed", seed, map(str, the_run.config.seeds))
+    trainer = the_run.trainer(cells[cell])
+    for recipe in cells[cell].recipes(seed).values():
+        trainer.obtain(recipe)
+
+
+def _fingerprint(experiments: list[Experiment], mesh: Mesh) -> list[str]:
+    """What must be the same in all processes of a run: the models' keys, and the versions."""
+    keys = {
+        recipe.key
+        for one in experiments
+        for seed in one.cell.config.seeds
+        for recipe in one.recipes(seed).values()
+    }
+    return [*sorted(keys), str(devices.describe(mesh)["versions"])]
 
 
 def _run_one(one: Experiment, trainer: Trainer, folder: Path) -> results.Report:
     """Every model of every seed, its values, and the files of results."""
-    config = one.cell.config
-    workdir.write_split(folder, one.split)
+    config, mesh = one.cell.config, trainer.programs.mesh
     judged: dict[str, list[results.Judged]] = {}
+    if processes.is_first():
+        workdir.write_split(folder, one.split)
     for seed in config.seeds:
         for name, recipe in one.recipes(seed).items():
             trained = trainer.obtain(recipe)
-            if name in config.methods:
-                workdir.link_model(trained.path, folder, f"{name}-seed{seed}")
-            judged.setdefault(name, []).append(_judge(one, name, seed, trained, folder))
-    header = _describe(one, trainer.programs.mesh)
+            if processes.is_first():
+                if name in config.methods:
+                    workdir.link_model(trained.path, folder, f"{name}-seed{seed}")
+                judged.setdefault(name, []).append(_judge(one, name, seed, trained, folder))
+    return processes.from_first(lambda: _report(one, mesh, judged, folder))
+
+
+def _report(
+    one: Experiment, mesh: Mesh, judged: dict[str, list[results.Judged]], folder: Path
+) -> results.Report:
+    """What the models' values give, written to the folder."""
+    header = _describe(one, mesh)
     header["notes"] = [*header["notes"], *results.made_elsewhere(judged, header)]
     report = results.assemble(
         header,
         list(judged),
         judged,
         malignant=one.dataset.malignant,
-        malignant_rule=config.eval.malignant_rule,
+        malignant_rule=one.cell.config.eval.malignant_rule,
     )
     workdir.write_report(report, folder)
     return report

@@ -37,6 +37,7 @@ from pathlib import Path  # noqa: E402
 from absl import app, flags  # noqa: E402
 from ml_collections import ConfigDict, config_flags  # noqa: E402
 
+from jaxunlearn import processes  # noqa: E402
 from jaxunlearn.errors import Stopped, UserError, one_line, shown  # noqa: E402
 
 WORKDIR = flags.DEFINE_string(
@@ -48,6 +49,14 @@ flags.DEFINE_string(
     "The experiment, a file of configs/; --config.FIELD=VALUE overrides a field.",
     allow_override=True,
 )
+COORDINATOR = flags.DEFINE_string(
+    "coordinator",
+    "",
+    "HOST:PORT of the first of several processes, or auto; not needed where SLURM, Open MPI or "
+    "Cloud TPU has started them.",
+)
+PROCESSES = flags.DEFINE_integer("processes", 0, "How many there are; with --coordinator.")
+PROCESS = flags.DEFINE_integer("process", -1, "Which one this is, from 0; with --coordinator.")
 
 
 def main(argv: list[str]) -> None:
@@ -55,9 +64,11 @@ def main(argv: list[str]) -> None:
     no_more(argv)
     config = flags.FLAGS.config
     with ending():
+        processes.connect(COORDINATOR.value, PROCESSES.value, PROCESS.value)
         from jaxunlearn import experiment
 
         experiment.run(config, WORKDIR.value or f"runs/{config.name}")
+        processes.disconnect()
 
 
 class ending:
@@ -86,6 +97,9 @@ class ending:
             os._exit(128 + signal.SIGTERM)
         if isinstance(error, BrokenPipeError):  # as `| head` leaves it: others say nothing either
             os._exit(128 + signal.SIGPIPE)
+        if error is not None and processes.is_lost(error):
+            os.write(2, f"{processes.LOST}\n".encode())
+            os._exit(2)
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
             _end("the memory of this machine is not enough; lower batch_size or model.width")
         if isinstance(error, OSError):

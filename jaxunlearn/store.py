@@ -39,17 +39,26 @@ def make_key(fields: Any) -> str:
 
 def save_tree(path: Path, tree: Any) -> None:
     """Writes a pytree of arrays as an Orbax checkpoint."""
+    with _literal(path) as path, _checkpointer() as checkpointer:
+        checkpointer.save(path, tree)
+
+
+def _checkpointer() -> Any:
+    """Orbax's, of this process alone: others of the run do not take part."""
+    import jax
     import orbax.checkpoint as ocp
 
-    with _literal(path) as path, ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        checkpointer.save(path, tree)
+    here = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(primary_host=here, active_processes={here})
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
 def load_tree(path: Path) -> Any:
     """Reads an Orbax checkpoint as nested dicts and lists of numpy arrays."""
     import orbax.checkpoint as ocp
 
-    with _literal(path) as path, ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    with _literal(path) as path, _checkpointer() as checkpointer:
         tree = checkpointer.metadata(path).item_metadata.tree
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
         return checkpointer.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
@@ -133,11 +142,14 @@ def _hash_file(path: Path) -> str:
 class Store:
     """Entries by key in the folder `root`; `notice` is told of what a user should know.
 
-    A folder that cannot be written is used for what it has.
+    A folder that cannot be written is used for what it has. Where it is another process's of the
+    run (`elsewhere`), it is only named.
     """
 
-    def __init__(self, root: Path, notice: Callable[[str], None]):
+    def __init__(self, root: Path, notice: Callable[[str], None], elsewhere: bool = False):
         self.root, self.notice = root, notice
+        if elsewhere:
+            return
         try:
             root.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -1,5 +1,6 @@
 """A trained model by its recipe: from the store, or made now and put there."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from flax.errors import FlaxError
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from jaxunlearn import closure, devices, files
+from jaxunlearn import closure, devices, files, processes
 from jaxunlearn.data.dataset import Dataset
 from jaxunlearn.data.forget import Split
 from jaxunlearn.errors import Stopped, UserError, one_line
@@ -21,7 +22,7 @@ from jaxunlearn.methods.task import Task
 from jaxunlearn.models.sources import described, sources
 from jaxunlearn.report.progress import progress
 from jaxunlearn.store import Checkpoints, Store, load_tree, make_key, read_meta, read_npz, save_tree
-from jaxunlearn.training.loop import DivergedError, Result, run
+from jaxunlearn.training.loop import DivergedError, Point, Result, run
 from jaxunlearn.training.passes import Variables
 from jaxunlearn.training.programs import Programs
 from jaxunlearn.training.step import Bench, Setup, fresh
@@ -95,8 +96,8 @@ class Trained:
     path: Path
 
     def variables(self) -> Variables:
-        """The model's variables, as numpy arrays."""
-        return load_tree(self.path / "variables")
+        """The model's variables, as numpy arrays; all processes of a run must ask for them."""
+        return processes.from_first(lambda: load_tree(self.path / "variables"))
 
     def logits(self) -> dict[str, np.ndarray]:
         """Its logits float32 `[N, num_classes]` by set: train, val, test."""
@@ -156,15 +157,23 @@ class Trainer:
     def _find_or_make(self, recipe: Recipe) -> Trained:
         """The stored model, verified, or a new one."""
         label = f"seed {recipe.seed} · {recipe.name}"
-        path = self.store.get(recipe.key)
-        if path is None:
-            with self.store.making(recipe.key, label) as alive:
-                path = self.store.get(recipe.key)  # another run may have made it meanwhile
-                if path is None:
-                    return self._make(recipe, alive)
-        self._checkpoints(recipe).clear()  # left where a run was killed at the very end
+        alive: Callable[[], None] = _nothing
+        with contextlib.ExitStack() as lock:
+
+            def is_there() -> bool:
+                nonlocal alive
+                if self.store.get(recipe.key) is not None:
+                    return True
+                alive = lock.enter_context(self.store.making(recipe.key, label))
+                # Another run may have made it meanwhile.
+                return self.store.get(recipe.key) is not None
+
+            if not processes.from_first(is_there):
+                return self._make(recipe, alive)
+        if processes.is_first():  # points are left where a run was killed at the very end
+            self._checkpoints(recipe).clear()
         self.console.print(f"{label}: in the store", highlight=False, markup=False)
-        return Trained(recipe.key, path)
+        return Trained(recipe.key, self.store.root / recipe.key)
 
     def _checkpoints(self, recipe: Recipe) -> Checkpoints:
         machine = devices.describe(self.programs.mesh)
@@ -184,14 +193,15 @@ class Trainer:
             "claims": result.claims,
             "made_on": checkpoints.made_on,
         }
-        path = self.store.put(
-            recipe.key,
-            meta=meta,
-            trees={"variables": jax.device_get(result.variables)},
-            arrays={"logits": logits},
-        )
-        checkpoints.clear()
-        return Trained(recipe.key, path)
+        trees = {"variables": jax.device_get(result.variables)}
+        arrays = {"logits": logits}
+
+        def put() -> None:
+            self.store.put(recipe.key, meta=meta, trees=trees, arrays=arrays)
+            checkpoints.clear()
+
+        processes.from_first(put)
+        return Trained(recipe.key, self.store.root / recipe.key)
 
     def _train(
         self,
@@ -215,7 +225,8 @@ class Trainer:
             original=start,
             bench=bench,
         )
-        resume = checkpoints.latest()
+        point = processes.from_first(lambda: _fields(checkpoints.latest()))
+        resume = point and Point(**point)
         if resume is not None:
             passes = len(resume.history)
             self.console.print(f"resumed after epoch {passes}", highlight=False)
@@ -229,10 +240,14 @@ class Trainer:
                     seed=recipe.seed,
                     progress=update,
                     resume=resume,
-                    checkpoint=checkpoints.save,
+                    checkpoint=checkpoints.save if processes.is_first() else None,
                 )
             except Stopped:
                 checkpoints.flush()
+                raise
+            except (RuntimeError, ValueError) as error:
+                if processes.is_lost(error):
+                    checkpoints.flush()
                 raise
             except DivergedError as error:
                 self._fail(recipe, error, error.variables)
@@ -255,11 +270,24 @@ class Trainer:
     def _fail(self, recipe: Recipe, problem: object, variables: Variables) -> NoReturn:
         """Keeps the last finite parameters and says where."""
         path = self.diverged / f"{recipe.name}-seed{recipe.seed}"
-        files.remove(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with files.whole(path) as name:
-            name.mkdir()
-            save_tree(name / "variables", variables)
+
+        def keep() -> None:
+            files.remove(path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with files.whole(path) as name:
+                name.mkdir()
+                save_tree(name / "variables", variables)
+
+        processes.from_first(keep)
         raise UserError(
             f"{recipe.name}, seed {recipe.seed}: {problem}; the last finite parameters: {path}"
         )
+
+
+def _nothing() -> None:
+    """What there is to tell where no lock is held."""
+
+
+def _fields(point: Point | None) -> dict[str, Any] | None:
+    """A point as the processes of a run tell it each other."""
+    return None if point is None else point._asdict()
