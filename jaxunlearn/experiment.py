@@ -1,6 +1,7 @@
 """One experiment from a config to a verdict; `run` reads like the flow of the library."""
 
 import functools
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from jaxunlearn.trained import SETS, Trained, Trainer
 from jaxunlearn.training.programs import Programs
 
 
-class _Run:
+class Run:
     """What a run works with: its plan, compiled programs, the store, and where to print and write.
 
     Only the first of several processes prints, and has the store and the folder of results.
@@ -83,7 +84,7 @@ def run(config: ConfigDict, folder: str | Path, console: Console | None = None) 
     Raises:
       UserError: the config, the data or the folder is invalid; or training diverged.
     """
-    the_run = _Run(config, folder, console)
+    the_run = Run(config, folder, console)
     processes.from_first(the_run.claim)
     reports: list[results.Report] = []
     for i, one in enumerate(the_run.experiments):
@@ -109,29 +110,36 @@ def run(config: ConfigDict, folder: str | Path, console: Console | None = None) 
 
 
 def make_models(
-    config: ConfigDict, folder: str | Path, cell: str, seed: int, console: Console | None = None
+    config: ConfigDict,
+    folder: str | Path,
+    cell: str,
+    seed: int,
+    models: Collection[str],
+    console: Console | None = None,
 ) -> None:
-    """Makes the models of one cell and one seed of an experiment, for `run` to find in the store.
+    """Makes models of one cell and one seed of an experiment, for `run` to find in the store.
 
     Args:
       config: see `jaxunlearn.config.default`.
       folder: where `run` will put its results; nothing is written there.
       cell: the cell's label, "" for the only one of a config without axes.
       seed: one of the config's.
+      models: which of the cell's models: "original", "retrained", and the methods' names.
       console: where the progress is printed.
 
     Raises:
       UserError: as `run`; or there is no such cell or seed.
     """
-    the_run = _Run(config, folder, console)
+    the_run = Run(config, folder, console)
     cells = {one.cell.label: one for one in the_run.experiments}
     if cell not in cells:
         raise unknown("cell", cell, cells)
     if seed not in the_run.config.seeds:
         raise unknown("seed", seed, map(str, the_run.config.seeds))
     trainer = the_run.trainer(cells[cell])
-    for recipe in cells[cell].recipes(seed).values():
-        trainer.obtain(recipe)
+    for name, recipe in cells[cell].recipes(seed).items():
+        if name in models:
+            trainer.obtain(recipe)
 
 
 def _fingerprint(experiments: list[Experiment], mesh: Mesh) -> list[str]:

@@ -242,7 +242,7 @@ class Trainer:
                     resume=resume,
                     checkpoint=checkpoints.save if processes.is_first() else None,
                 )
-            except Stopped:
+            except (Stopped, KeyboardInterrupt, SystemExit):
                 checkpoints.flush()
                 raise
             except (RuntimeError, ValueError) as error:

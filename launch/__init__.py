@@ -1,0 +1,1 @@
+"""Starting experiments on clusters: programs for a checkout, not part of the installed package."""
