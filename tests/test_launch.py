@@ -1,0 +1,213 @@
+"""A grid as jobs on one store: nothing trained twice, a dead job taken over, one table of it all."""
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import process
+import pytest
+import toy
+from rich.console import Console
+
+from jaxunlearn import experiment
+from jaxunlearn.errors import UserError
+from launch import jobs, slurm
+
+ROOT = process.ROOT
+FAST = {"epochs": 1, "batch_size": 16}
+T4 = jobs.DEVICES["t4"]
+
+
+def grid(path, lrs=(0.01, 0.02), **changes):
+    config = toy.experiment_config(path, finetune=FAST)
+    config.axes = (("methods.finetune.lr", tuple(lrs)),)
+    config.update(changes)
+    return config
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return toy.write_npz(tmp_path_factory.mktemp("launch") / "data.npz")
+
+
+def test_cells_and_seeds_are_jobs_and_a_shared_original_is_one_before_them(path, tmp_path):
+    made = jobs.make_jobs(grid(path, seeds=(0, 1)), str(tmp_path / "run"))
+    names = [(job.values, job.seed, job.models, job.after) for job in made]
+    rest = ("retrained", "finetune")
+    assert names == [
+        ("0.01", 0, ("original",), None),
+        ("0.01", 0, rest, 0),
+        ("0.01", 1, ("original",), None),
+        ("0.01", 1, rest, 2),
+        ("0.02", 0, rest, 0),
+        ("0.02", 1, rest, 2),
+    ]
+    # The second cell's retrained is the first's.
+    assert 0 < made[4].flops < made[1].flops
+    assert not (tmp_path / "run").exists() and not (tmp_path / "store").exists()
+
+
+def test_without_axes_a_seed_is_a_job_of_its_own_original(path, tmp_path):
+    config = toy.experiment_config(path, finetune=FAST)
+    config.seeds = (3, 4)
+    made = jobs.make_jobs(config, str(tmp_path / "run"))
+    assert [(job.cell, job.seed, job.after) for job in made] == [("", 3, None), ("", 4, None)]
+    assert made[0].models == ("original", "retrained", "finetune")
+    experiment.make_models(config, tmp_path / "run", "", 3, made[0].models, Console(quiet=True))
+    made = jobs.make_jobs(config, str(tmp_path / "run"))
+    assert made[0].flops == 0 < made[1].flops
+    with pytest.raises(
+        UserError, match=r"models of 1 jobs are not made yet, .*'seed 4 · 3 models'"
+    ):
+        jobs.gather(config, str(tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    "cell, seed, message", [("lr=1", 0, "unknown cell 'lr=1'"), ("", 7, "unknown seed 7")]
+)
+def test_a_cell_or_seed_that_is_not_there_is_told(path, tmp_path, cell, seed, message):
+    config = toy.experiment_config(path, finetune=FAST)
+    with pytest.raises(UserError, match=message):
+        experiment.make_models(config, tmp_path, cell, seed, ("original",), Console(quiet=True))
+
+
+def test_what_a_job_asks_for_follows_from_its_arithmetic_and_bytes():
+    job = jobs.Job("", "", 0, ("original",), None, 3.24e12 * 3600, 2 * 2**30, 2**30)
+    assert job.seconds(T4) == 3600  # at 40% of 8.1 TFLOP/s
+    assert job.minutes_asked(T4) == 2 * 60 + 15
+    assert job.memory_asked(on_cpu=False) == 4 + 2 * 4
+    assert job.memory_asked(on_cpu=True) == 4 + 2 * (4 + 2)
+    console = Console(width=100, file=io.StringIO(), record=True)
+    jobs.print_jobs([job, job._replace(flops=0.0, after=0)], T4, console)
+    text = console.export_text()
+    assert re.search(r"0 +0 +original +11\.7 +1\.0 h +135 min, 12 GiB", text)
+    assert "2 jobs, 11.7 PFLOP: 1.0 h on one NVIDIA T4 at 40% of its peak (assumed)." in text
+    assert "about 2.0 GiB on the device, of 16." in text
+
+
+def test_options_of_sbatch_are_pairs():
+    given = ["partition=gpu", "mail-type=END", "comment=a=b"]
+    assert slurm.options(given) == {
+        "slurm_partition": "gpu",
+        "slurm_mail_type": "END",
+        "slurm_comment": "a=b",
+    }
+    with pytest.raises(UserError, match=r"--slurm must be NAME=VALUE, got 'partition'"):
+        slurm.options(["partition"])
+
+
+SBATCH = """#!/bin/sh
+# What SLURM would answer; the script that it was given is kept.
+cp "$1" "$SUBMISSIONS/$(ls "$SUBMISSIONS" | wc -l).sh"
+echo "Submitted batch job 10$(ls "$SUBMISSIONS" | wc -l)"
+"""
+
+
+def test_slurm_is_asked_for_what_the_job_needs_after_its_original(path, tmp_path, monkeypatch):
+    for name, text in {"sbatch": SBATCH, "srun": "#!/bin/sh\n"}.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "submissions").mkdir()
+    monkeypatch.setenv("SUBMISSIONS", str(tmp_path / "submissions"))
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    config, folder = grid(path), str(tmp_path / "run")
+    todo = jobs.make_jobs(config, folder)
+    extra = slurm.options(["partition=gpu"])
+    submitted = slurm.submit(config, folder, todo, T4, nodes=2, gpus=4, cpus=6, slurm=extra)
+    assert [job.job_id for job in submitted.values()] == ["101", "102", "103"]
+    first, second, _ = (
+        (tmp_path / "submissions" / f"{i}.sh").read_text().splitlines() for i in range(3)
+    )
+    asked = {
+        "#SBATCH --partition=gpu",
+        "#SBATCH --nodes=2",
+        "#SBATCH --ntasks-per-node=4",
+        "#SBATCH --gpus-per-node=4",
+        "#SBATCH --cpus-per-task=6",
+        f"#SBATCH --mem={todo[0].memory_asked(False)}GB",
+        f"#SBATCH --time={todo[0].minutes_asked(T4)}",
+    }
+    assert asked <= set(first) and not any("dependency" in line for line in first)
+    assert "#SBATCH --dependency=afterany:101" in second
+    with pytest.raises(UserError, match="cannot be submitted: .*nonsense"):
+        slurm.submit(config, folder, todo, T4, slurm={"slurm_nonsense": "1"})
+
+
+def test_without_sbatch_the_user_is_told(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="there is no sbatch here"):
+        slurm.submit(grid(path), str(tmp_path / "run"), [], T4)
+
+
+def wait(condition, seconds=200):
+    late = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < late
+        time.sleep(0.05)
+    return found
+
+
+def lines(logs, ending):
+    return [line for log in sorted(logs.glob(f"*{ending}")) for line in log.read_text().split("\n")]
+
+
+@pytest.mark.slow
+def test_eight_jobs_at_once_train_each_model_once_though_the_first_holder_is_killed(
+    path, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("XLA_FLAGS", "")
+    config = grid(path, lrs=[0.01 * i for i in range(1, 8)], checkpoint_every=1)
+    config.train.epochs = 40
+    folder, store = str(tmp_path / "run"), tmp_path / "store"
+    todo = jobs.make_jobs(config, folder)
+    original = todo[0]
+    assert len(todo) == 8 and original.models == ("original",)
+    submitted = slurm.submit(config, folder, todo, T4, cluster="local")
+    # Killed while it trains the original, which all others wait for, or the first retrained.
+    wait(lambda: list(store.glob("*.pass-*")))
+    holder = wait(lambda: list(store.glob(".*.holder")))[0]
+    os.kill(json.loads(holder.read_text())["pid"], signal.SIGKILL)
+    wait(lambda: all(job.done() for job in submitted.values()))
+    again = [job for job in jobs.make_jobs(config, folder) if job.flops]
+    assert len(again) <= 1  # what the killed job alone would have made
+    slurm_again = slurm.submit(config, folder, again, T4, cluster="local")
+    wait(lambda: all(job.done() for job in slurm_again.values()))
+
+    models = [found for found in store.glob("[0-9a-f]*") if "." not in found.name]
+    assert len(models) == 1 + 1 + 7  # original, retrained, and a finetune of each cell
+    told = lines(tmp_path / "run" / "jobs", ".out")
+    trained = [line for line in told if re.search(r"seed 0 · \w+: +100%", line)]
+    assert len(trained) == len(models)
+    assert any(line.startswith("resumed after epoch ") for line in told)
+    assert any("waiting for process" in line for line in told)
+    assert not [line for line in lines(tmp_path / "run" / "jobs", ".err") if "Traceback" in line]
+
+    jobs.gather(config, folder)
+    assert "images/s" not in capsys.readouterr().out  # nothing was trained
+    report = json.loads(Path(folder, "metrics.json").read_text())
+    assert len(report["cells"]) == 7 and Path(folder, "figure.png").is_file()
+
+
+@pytest.mark.slow
+def test_the_command_lists_the_jobs_and_submits_none(tmp_path):
+    flags = ["--config=configs/quickstart.py", "--config.model.width=8", "--device=laptop"]
+    command = [sys.executable, "-m", "launch.slurm", "--dry-run", *flags, f"--workdir={tmp_path}/r"]
+    environment = process.environment(COLUMNS="100")
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert ended.returncode == 0 and ended.stderr == ""
+    assert "6 models" in ended.stdout and "1 jobs, " in ended.stdout
+    assert list(tmp_path.iterdir()) == []
+    ended = subprocess.run(
+        [*command, "--device=abacus"], capture_output=True, text=True, cwd=ROOT, env=environment
+    )
+    assert ended.returncode == 2
+    assert ended.stderr == (
+        "jaxunlearn: unknown device 'abacus': allowed: h100, laptop, t4, v5e-8\n"
+    )
