@@ -50,10 +50,10 @@ class Device(NamedTuple):
 
 
 DEVICES = {
-    # 8 cores with AVX2 at 3 GHz: 8 × 3e9 × 32; share as docs/speed.md measures on two such cores.
-    "laptop": Device("laptop CPU, 8 cores", 768e9, 0.35, 16),
+    # AVX2 at 3 GHz: 8 × 3e9 × 32. The share by docs/speed.md: 0.26 at width 16, 0.39 at width 64.
+    "laptop": Device("laptop CPU, 8 cores", 768e9, 0.3, 16),
     "t4": Device("NVIDIA T4", 8.1e12, 0.4, 16),  # float32
-    "h100": Device("NVIDIA H100 SXM", 494e12, 0.15, 80),  # TF32, dense
+    "h100": Device("NVIDIA H100 SXM", 494e12, 0.1, 80),  # TF32, dense
     "v5e-8": Device("TPU v5e-8", 8 * 197e12, 0.15, 8 * 16),  # bfloat16 products
 }
 

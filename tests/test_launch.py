@@ -4,6 +4,8 @@ import io
 import json
 import os
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from pathlib import Path
 import process
 import pytest
 import toy
+import yaml
 from rich.console import Console
 
 from jaxunlearn import experiment
@@ -194,6 +197,91 @@ def test_eight_jobs_at_once_train_each_model_once_though_the_first_holder_is_kil
     assert {path: path.stat().st_mtime_ns for path in store.iterdir()} == before
     report = json.loads(Path(folder, "metrics.json").read_text())
     assert len(report["cells"]) == 7 and Path(folder, "figure.png").is_file()
+
+
+def copied(folder):
+    """The folder of the Dockerfile's image: what it copies, and .dockerignore lets through."""
+    let_through = {
+        line[1:] for line in (ROOT / ".dockerignore").read_text().split() if line.startswith("!")
+    }
+    for line in (ROOT / "Dockerfile").read_text().splitlines():
+        if line.startswith("COPY "):
+            *sources, target = line.split()[1:]
+            assert let_through.issuperset(sources)
+            for source in sources:
+                into = folder / target / ("" if target == "./" else ".")
+                if (ROOT / source).is_dir():
+                    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+                    shutil.copytree(ROOT / source, into, ignore=ignored, dirs_exist_ok=True)
+                else:
+                    shutil.copy(ROOT / source, into)
+    return folder
+
+
+@pytest.mark.slow
+def test_what_the_dockerfile_copies_starts_and_builds(tmp_path):
+    folder = copied(tmp_path)
+    environment = process.environment(PYTHONPATH="", PYTHONDONTWRITEBYTECODE="1")
+    code = "import jaxunlearn, launch.slurm, runpy; print(jaxunlearn.__file__); import setuptools"
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stdout) == (0, f"{folder / 'jaxunlearn' / '__init__.py'}\n")
+    built = subprocess.run(
+        [sys.executable, "setup.py", "-q", "egg_info"], cwd=folder, env=environment
+    )
+    assert built.returncode == 0
+    names = (folder / "jaxunlearn.egg-info" / "top_level.txt").read_text().split()
+    assert names == ["jaxunlearn"]
+
+
+@pytest.mark.slow
+def test_the_kubernetes_job_is_indexed_and_its_command_is_understood(tmp_path):
+    job = yaml.safe_load((ROOT / "launch" / "k8s" / "job.yaml").read_text())
+    assert (job["apiVersion"], job["kind"]) == ("batch/v1", "Job")
+    assert job["spec"]["completionMode"] == "Indexed"
+    pod = job["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    (mount,) = container["volumeMounts"]
+    assert [volume["name"] for volume in pod["volumes"]] == [mount["name"]]
+    module, *given = container["args"]
+    assert module == "launch.jobs" and given[-1] == "--job=$(JOB_COMPLETION_INDEX)"
+    config, data, *folders, _ = given
+    assert config.startswith("--config=") and data.startswith("--config.data.root=")
+    for path in (one.partition("=")[2] for one in (data, *folders)):
+        assert path.startswith(f"{mount['mountPath']}/")
+    folders = [one.replace(mount["mountPath"], str(tmp_path)) for one in folders]
+    flags = ("--config=configs/quickstart.py", *folders, "--job=99")
+    code, _, err = process.finish(*flags, module=module)
+    assert (code, err) == (2, "jaxunlearn: --job must be 0 to 0, got 99\n")
+
+
+def test_the_tpu_script_installs_on_all_hosts_and_passes_flags_on_whole():
+    script = str(ROOT / "launch" / "tpu_pod.sh")
+    flags = ["--config=configs/quickstart.py", "--config.name=a b"]
+    ended = subprocess.run(
+        [script, "pod", "zone-a", *flags],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "DRY_RUN": "1"},
+    )
+    assert ended.returncode == 0
+    commands = [
+        subprocess.check_output(["bash", "-c", f"printf '%s\\0' {line}"], text=True).split("\0")[
+            :-1
+        ]
+        for line in ended.stdout.splitlines()
+    ]
+    assert [command[4] for command in commands] == ["scp", "ssh", "ssh"]
+    assert all({"--worker=all", "--zone=zone-a"} <= set(command) for command in commands)
+    # What the host's shell makes of it.
+    last = commands[-1][-1].removeprefix("--command=").split("../venv/bin/")[1]
+    assert shlex.split(last) == [
+        *("python", "-m", "jaxunlearn.main", "--coordinator=auto"),
+        *flags,
+    ]
+    ended = subprocess.run([script, "pod"], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (2, "") and ended.stderr.startswith("usage: ")
 
 
 @pytest.mark.slow
