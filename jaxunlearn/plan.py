@@ -1,5 +1,7 @@
 """The plan: from a config to experiments, with all that can be wrong found before any training."""
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +20,7 @@ from jaxunlearn.metrics.unlearning import forgotten_classes
 from jaxunlearn.models.build import build
 from jaxunlearn.models.dry_run import dry_run
 from jaxunlearn.models.sources import sources
-from jaxunlearn.trained import Recipe
+from jaxunlearn.trained import Recipe, source_of
 from jaxunlearn.training.step import Setup
 
 
@@ -30,12 +32,14 @@ class Experiment(NamedTuple):
       dataset: the data.
       split: what to forget and what to retain.
       notes: what a reader of the results must know of the split.
+      source_of: `trained.source_of`, which reads the same sources once for a whole plan.
     """
 
     cell: Cell
     dataset: Dataset
     split: forget.Split
     notes: list[str]
+    source_of: Callable[[str, tuple[str, ...]], str]
 
     @property
     def forgotten_classes(self) -> tuple[int, ...]:
@@ -87,6 +91,7 @@ class Experiment(NamedTuple):
             ),
             model=model,
             chain=chain,
+            code=self.source_of(config.model.name, modules(settings)),
         )
 
 
@@ -98,7 +103,7 @@ def make(config: ConfigDict, num_devices: int) -> list[Experiment]:
     """
     config_lib.check(config)
     datasets: dict[str, Dataset] = {}
-    experiments = []
+    experiments, read_once = [], functools.cache(source_of)
     for cell in cells(config):
         config_lib.check(cell.config)
         source = cell.config.data.to_json()
@@ -107,7 +112,7 @@ def make(config: ConfigDict, num_devices: int) -> list[Experiment]:
         dataset = datasets[source]
         check_fit(cell.config, dataset, num_devices)
         split, notes = forget.resolve(cell.config.forget, dataset)
-        experiments.append(Experiment(cell, dataset, split, [*dataset.notes, *notes]))
+        experiments.append(Experiment(cell, dataset, split, [*dataset.notes, *notes], read_once))
         check_judged(experiments[-1])
     check_read(experiments)
     return experiments

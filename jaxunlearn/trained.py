@@ -17,7 +17,7 @@ from jaxunlearn import closure, devices, files, processes
 from jaxunlearn.data.dataset import Dataset
 from jaxunlearn.data.forget import Split
 from jaxunlearn.errors import Stopped, UserError, one_line
-from jaxunlearn.methods.table import actions, modules
+from jaxunlearn.methods.table import actions
 from jaxunlearn.methods.task import Task
 from jaxunlearn.models.sources import described, sources
 from jaxunlearn.report.progress import progress
@@ -31,6 +31,11 @@ from jaxunlearn.training.sweep import predict
 SETS = ("train", "val", "test")
 # What makes a model whatever its architecture and method; all that these import counts too.
 MAKING = ("jaxunlearn.training.loop", "jaxunlearn.training.sweep", "jaxunlearn.augment.policies")
+
+
+def source_of(model: str, methods: tuple[str, ...]) -> str:
+    """SHA-256 of the sources that make a model of that name by a method's modules."""
+    return closure.fingerprint((*MAKING, *methods, *sources(model)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +52,7 @@ class Recipe:
       setup: model, augmentation, normalisation and optimizer, as every step has them.
       model: the settings that `setup.model` was built from.
       chain: the policies that `setup.augment` was built from.
+      code: `source_of` the model and the method.
     """
 
     name: str
@@ -58,11 +64,11 @@ class Recipe:
     setup: Setup
     model: dict[str, Any]
     chain: Any
+    code: str
 
     @functools.cached_property
     def fields(self) -> dict[str, Any]:
         """What the store's key is a hash of."""
-        code = closure.fingerprint((*MAKING, *modules(self.settings), *sources(self.model["name"])))
         return {
             "data": self.dataset.fingerprint,
             "split": self.split.fingerprint,
@@ -74,7 +80,7 @@ class Recipe:
             "seed": self.seed,
             "parent": None if self.parent is None else self.parent.key,
             "switches": devices.switches(),
-            "code": code,
+            "code": self.code,
         }
 
     @functools.cached_property
