@@ -3,14 +3,13 @@
 Runs whole experiments in processes of their own, each twice: first with an empty store, then with a
 full one. Images, methods, seeds and cells of a grid grow one at a time, the others held fixed. It
 prints where the seconds went and the peak memory; per number a straight line a + b·n, how far the
-runs lie from it, and the exponent of n. Small runs are repeated, and the fastest counts. `processor` is the time of all cores: unlike the others it hardly
-grows while the machine is busy with something else.
+runs lie from it, and the exponent of n. Small runs are repeated, and the fastest counts.
+`processor` is the time of all cores together, which hardly grows while the machine is busy with
+something else too.
 
-`--parts` times alone, at larger counts, what is neither training nor prediction; `--plan` prints
-what is counted rather than timed: bytes and arithmetic by the size and the number of the images.
+`--parts` times alone, at larger counts, what is neither training nor prediction.
 """
 
-import contextlib
 import functools
 import io
 import itertools
@@ -20,12 +19,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from absl import app, flags, logging
+from measuring import Clock, Row, fit, seconds, show
 from ml_collections import ConfigDict
 from rich.console import Console
 
@@ -48,7 +48,6 @@ SHORT = flags.DEFINE_float("short", 20, "Seconds.")
 FIGURE = flags.DEFINE_string("figure", "", "Where to draw what grew, as PNG.")
 JSON = flags.DEFINE_string("json", "", "Where to write every number.")
 PARTS = flags.DEFINE_bool("parts", False, "Time the parts alone instead.")
-PLAN = flags.DEFINE_bool("plan", False, "Print what is counted instead.")
 CHILD = flags.DEFINE_string("child", "", "Used by the benchmark itself: the numbers of a run.")
 WORKDIR = flags.DEFINE_string("workdir", "", "Used by the benchmark itself.")
 
@@ -57,7 +56,6 @@ SPLIT = (
     *("imports", "data", "plan", "compile", "train", "predict", "judge"),
     *("look up", "put", "files"),  # the store: finding and hashing, writing; then the results
 )
-Row = dict[str, Any]
 
 
 def make_config(numbers: Row) -> ConfigDict:
@@ -85,51 +83,16 @@ def make_config(numbers: Row) -> ConfigDict:
     return config
 
 
-class Clock:
-    """Seconds by part, each without those of the parts that it calls."""
-
-    def __init__(self) -> None:
-        self.seconds = dict.fromkeys(SPLIT, 0.0)
-        self._inner = [0.0]
-
-    @contextlib.contextmanager
-    def __call__(self, part: str) -> Iterator[None]:
-        start = time.perf_counter()
-        self._inner.append(0.0)
-        try:
-            yield
-        finally:
-            whole = time.perf_counter() - start
-            self.seconds[part] += whole - self._inner.pop()
-            self._inner[-1] += whole
-
-    def wrap(self, part: str, owner: Any, *names: str) -> None:
-        """Times functions and cached properties of a module or a class."""
-        for name in names:
-            found = owner.__dict__[name]
-            if isinstance(found, functools.cached_property):
-                found.func = self._timed(part, found.func)
-            else:
-                setattr(owner, name, self._timed(part, found))
-
-    def _timed(self, part: str, function: Callable) -> Callable:
-        @functools.wraps(function)
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            with self(part):
-                return function(*args, **kwargs)
-
-        return timed
-
-
 def child(numbers: Row, workdir: str) -> Row:
     """Runs the experiment in this process: its seconds, by part, and its peak memory."""
-    clock, start = Clock(), time.perf_counter()
+    clock, start = Clock(SPLIT), time.perf_counter()
     with clock("imports"):  # those too that the library leaves until they are needed
         import matplotlib.figure  # noqa: F401
         import orbax.checkpoint  # noqa: F401
         import scipy.stats  # noqa: F401
 
-        from jaxunlearn import experiment, plan, store, trained, workdir as folder
+        from jaxunlearn import experiment, plan, store, trained
+        from jaxunlearn import workdir as folder
         from jaxunlearn.data.dataset import Dataset
         from jaxunlearn.metrics import results
         from jaxunlearn.training.programs import Programs
@@ -179,41 +142,6 @@ def measure(numbers: Row) -> dict[str, Row]:
         if found["first"]["total"] > SHORT.value:
             break
     return found
-
-
-def fit(n: Sequence[float], y: Sequence[float]) -> Row:
-    """The line a + b·n, its root mean square residual by the mean, and exponents of n.
-
-    An exponent is the slope in logarithms: over all, where what stays lowers it; and over the last
-    step, where what grows faster than n shows first.
-    """
-    slope, intercept = np.polyfit(n, y, 1) if len(n) > 1 else (np.nan, np.nan)
-    residual = np.asarray(y) - intercept - slope * np.asarray(n)
-    logs = [np.log(np.maximum(values, 1e-9)) for values in (n, y)]
-    return {
-        "a": float(intercept),
-        "b": float(slope),
-        "off": float(np.sqrt(np.mean(residual**2)) / np.mean(y)),
-        "exponent": float(np.polyfit(*logs, 1)[0]) if len(n) > 1 else np.nan,
-        "last": float(np.diff(logs[1])[-1] / np.diff(logs[0])[-1]) if len(n) > 1 else np.nan,
-    }
-
-
-def show(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Prints a markdown table; numbers with three digits or all before the point."""
-
-    def word(value: Any) -> str:
-        if not isinstance(value, float):
-            return str(value)
-        return f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}"
-
-    cells = [list(header), *([word(value) for value in row] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    cells.insert(1, ["-" * width for width in widths])
-    for row in cells:
-        line = " | ".join(text.ljust(width) for text, width in zip(row, widths, strict=True))
-        print(f"| {line} |", flush=True)
-    print()
 
 
 def grow(axis: str) -> list[Row]:
@@ -267,20 +195,20 @@ def draw(found: dict[str, list[Row]], path: str) -> None:
             "files": "#882255",
         },
     }
-    for (seconds, memory), (axis, runs) in zip(panels.T, found.items(), strict=True):
+    for (times, memory), (axis, runs) in zip(panels.T, found.items(), strict=True):
         n = [run["n"] for run in runs]
         for part, colour in colours.items():
             y = [run["first"][part] for run in runs]
-            seconds.plot(n, y, "o-", color=colour, label=part, markersize=4)
+            times.plot(n, y, "o-", color=colour, label=part, markersize=4)
         y = [run["first"]["total"] for run in runs]
-        seconds.plot(n, y, "ks-", label="first run", markersize=5)
+        times.plot(n, y, "ks-", label="first run", markersize=5)
         y = [run["second"]["total"] for run in runs]
-        seconds.plot(n, y, "k^--", label="second run", markersize=5)
-        seconds.set(xscale="log", yscale="log", title=f"{axis}", ylim=(1e-3, None))
+        times.plot(n, y, "k^--", label="second run", markersize=5)
+        times.set(xscale="log", yscale="log", title=f"{axis}", ylim=(1e-3, None))
         for which, style in (("first", "ks-"), ("second", "k^--")):
             memory.plot(n, [run[which]["MiB"] / 1024 for run in runs], style, markersize=5)
         memory.set(xscale="log", xlabel=axis, ylim=(0, None))
-        for panel in (seconds, memory):
+        for panel in (times, memory):
             panel.set_xticks(n, map(str, n))
             panel.minorticks_off()
             panel.grid(color="0.9")
@@ -289,18 +217,6 @@ def draw(found: dict[str, list[Row]], path: str) -> None:
     panels[1, 0].set_ylabel("peak memory (GiB)")
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
     figure.savefig(path)
-
-
-def seconds(function: Callable[[], Any]) -> float:
-    """The fastest of some calls."""
-    best = float("inf")
-    for _ in range(3):
-        start = time.perf_counter()
-        function()
-        best = min(best, time.perf_counter() - start)
-        if best > 2:
-            break
-    return best
 
 
 def parts() -> dict[str, list[Row]]:
@@ -314,9 +230,9 @@ def parts() -> dict[str, list[Row]]:
         made = plan.make(config_lib.plain(config), 1)
         return len({r.key for one in made for i in range(5) for r in one.recipes(i).values()})
 
-    def sets(images: int) -> list[Predictions]:
+    def attack(function: Callable, images: int, *args: Any) -> Callable:
         rng, shares = np.random.default_rng(0), (0.2, 0.8, 1 / 3)  # forget, retain, test
-        return [
+        sets = [
             Predictions(
                 rng.normal(size=(round(share * images), 2)).astype(np.float32),
                 (np.arange(round(share * images)) % 2).astype(np.int32),
@@ -324,6 +240,7 @@ def parts() -> dict[str, list[Row]]:
             )
             for share in shares
         ]
+        return functools.partial(function, *sets, *args)
 
     keys(1)  # imports
     found: dict[str, list[Row]] = {}
@@ -344,12 +261,12 @@ def parts() -> dict[str, list[Row]]:
     time_of(
         "MIA and its spread, by images",
         images,
-        lambda n: functools.partial(privacy.mia_spread, *sets(n), 0),
+        lambda n: attack(privacy.mia_spread, n, 0),
     )
     time_of(
         "MIA by svc, by images",
         (2000, 4000, 8000, 16_000),
-        lambda n: functools.partial(privacy.mia, *sets(n), "svc"),
+        lambda n: attack(privacy.mia, n, "svc"),
     )
     with tempfile.TemporaryDirectory() as root:
         shelf = store.Store(Path(root), print)
@@ -425,11 +342,6 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
     if CHILD.value:
         print(json.dumps(child(json.loads(CHILD.value), WORKDIR.value)))
-        return
-    if PLAN.value:
-        import growth_plan
-
-        growth_plan.show_all(show)
         return
     found = parts() if PARTS.value else {axis: grow(axis) for axis in GROW.value}
     if JSON.value:

@@ -628,6 +628,25 @@ def test_figure_has_no_overlapping_text(settings, tmp_path, monkeypatch):
     assert not clashes
 
 
+def test_panels_of_a_grid_have_one_range_and_do_not_ask_each_other(tmp_path, monkeypatch):
+    """Those that share an axis ask all others for theirs: as long as the square of their number."""
+    drawn = []
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda self, *_: drawn.append(self))
+    figures.draw(grid(), str(tmp_path / "figure.png"))
+    (figure,) = drawn
+    above, below = np.reshape(figure.axes, (2, -1))
+    for upper, lower in zip(above, below, strict=True):
+        assert upper.get_xlim() == lower.get_xlim()
+        assert [bool(axis.xaxis.get_tick_params()["labelbottom"]) for axis in (upper, lower)] == [
+            False,
+            True,
+        ]
+        for axis in (upper, lower):
+            assert axis.get_shared_x_axes().get_siblings(axis) == [axis]
+            ends = [x for line in axis.lines for x in line.get_xdata() if x > 1]
+            assert max(ends) <= axis.get_xlim()[1]
+
+
 def test_figure_of_rates_at_their_ends(tmp_path):
     report = example(seeds=2)
     for name, fnr in (("original", 0.0), ("retrained", 1.0)):

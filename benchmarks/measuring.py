@@ -1,0 +1,95 @@
+"""What benchmarks share: a clock by part, the fit of a line, markdown tables."""
+
+import contextlib
+import functools
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+Row = dict[str, Any]
+
+
+class Clock:
+    """Seconds by part, each without those of the parts that it calls."""
+
+    def __init__(self, parts: Iterable[str]) -> None:
+        self.seconds = dict.fromkeys(parts, 0.0)
+        self._inner = [0.0]
+
+    @contextlib.contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        """Times what is done within."""
+        start = time.perf_counter()
+        self._inner.append(0.0)
+        try:
+            yield
+        finally:
+            whole = time.perf_counter() - start
+            self.seconds[part] += whole - self._inner.pop()
+            self._inner[-1] += whole
+
+    def wrap(self, part: str, owner: Any, *names: str) -> None:
+        """Times functions and cached properties of a module or a class."""
+        for name in names:
+            found = owner.__dict__[name]
+            if isinstance(found, functools.cached_property):
+                found.func = self._timed(part, found.func)
+            else:
+                setattr(owner, name, self._timed(part, found))
+
+    def _timed(self, part: str, function: Callable) -> Callable:
+        @functools.wraps(function)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            with self(part):
+                return function(*args, **kwargs)
+
+        return timed
+
+
+def fit(n: Sequence[float], y: Sequence[float]) -> Row:
+    """The line a + b·n, its root mean square residual by the mean, and exponents of n.
+
+    An exponent is the slope in logarithms: over all, where what stays lowers it; and over the last
+    step, where what grows faster than n shows first.
+    """
+    slope, intercept = np.polyfit(n, y, 1) if len(n) > 1 else (np.nan, np.nan)
+    residual = np.asarray(y) - intercept - slope * np.asarray(n)
+    logs: Any = [np.log(np.maximum(values, 1e-9)) for values in (n, y)]
+    return {
+        "a": float(intercept),
+        "b": float(slope),
+        "off": float(np.sqrt(np.mean(residual**2)) / np.mean(y)),
+        "exponent": float(np.polyfit(*logs, 1)[0]) if len(n) > 1 else np.nan,
+        "last": float(np.diff(logs[1])[-1] / np.diff(logs[0])[-1]) if len(n) > 1 else np.nan,
+    }
+
+
+def seconds(function: Callable[[], Any]) -> float:
+    """The fastest of some calls."""
+    best = float("inf")
+    for _ in range(3):
+        start = time.perf_counter()
+        function()
+        best = min(best, time.perf_counter() - start)
+        if best > 2:
+            break
+    return best
+
+
+def show(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Prints a table; numbers with three digits or all before the point."""
+
+    def word(value: Any) -> str:
+        if not isinstance(value, float):
+            return str(value)
+        return f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}"
+
+    cells = [list(header), *([word(value) for value in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    cells.insert(1, ["-" * width for width in widths])
+    for row in cells:
+        line = " | ".join(text.ljust(width) for text, width in zip(row, widths, strict=True))
+        print(f"| {line} |", flush=True)
+    print()
