@@ -54,15 +54,18 @@ def fit(n: Sequence[float], y: Sequence[float]) -> Row:
     An exponent is the slope in logarithms: over all, where what stays lowers it; and over the last
     step, where what grows faster than n shows first.
     """
-    slope, intercept = np.polyfit(n, y, 1) if len(n) > 1 else (np.nan, np.nan)
-    residual = np.asarray(y) - intercept - slope * np.asarray(n)
-    logs: Any = [np.log(np.maximum(values, 1e-9)) for values in (n, y)]
+    x, values = np.asarray(n, float), np.asarray(y, float)
+    several = len(x) > 1
+    slope, intercept = np.polyfit(x, values, 1) if several else (np.nan, np.nan)
+    residual = values - intercept - slope * x
+    logs = np.log(np.maximum([x, values], 1e-9))
+    steps = np.diff(logs)
     return {
         "a": float(intercept),
         "b": float(slope),
-        "off": float(np.sqrt(np.mean(residual**2)) / np.mean(y)),
-        "exponent": float(np.polyfit(*logs, 1)[0]) if len(n) > 1 else np.nan,
-        "last": float(np.diff(logs[1])[-1] / np.diff(logs[0])[-1]) if len(n) > 1 else np.nan,
+        "off": float(np.sqrt(np.mean(residual**2)) / np.mean(values)),
+        "exponent": float(np.polyfit(*logs, 1)[0]) if several else np.nan,
+        "last": float(steps[1, -1] / steps[0, -1]) if several else np.nan,
     }
 
 
