@@ -64,7 +64,7 @@ def fit(n: Sequence[float], y: Sequence[float]) -> Row:
         "a": float(intercept),
         "b": float(slope),
         "off": float(np.sqrt(np.mean(residual**2)) / np.mean(values)),
-        "exponent": float(np.polyfit(*logs, 1)[0]) if several else np.nan,
+        "exponent": float(np.polyfit(logs[0], logs[1], 1)[0]) if several else np.nan,
         "last": float(steps[1, -1] / steps[0, -1]) if several else np.nan,
     }
 
