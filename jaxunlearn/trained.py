@@ -139,6 +139,10 @@ class Trainer:
         return {}
 
     @functools.cached_property
+    def _parents(self) -> dict[str, Variables]:
+        return {}
+
+    @functools.cached_property
     def _obtained(self) -> dict[str, Trained]:
         return {}
 
@@ -149,6 +153,16 @@ class Trainer:
             placed = devices.replicate(dataset.train.images, self.programs.mesh)
             self._images[dataset.fingerprint] = placed
         return self._images[dataset.fingerprint]
+
+    def _start(self, recipe: Recipe, bench: Bench) -> Variables:
+        """What the recipe's method starts from; of parents, one at a time is kept."""
+        if recipe.parent is None:
+            return fresh(bench, recipe.seed)
+        key = recipe.parent.key
+        if key not in self._parents:
+            self._parents.clear()
+            self._parents[key] = self.obtain(recipe.parent).variables()
+        return self._parents[key]
 
     def obtain(self, recipe: Recipe) -> Trained:
         """The model of a recipe, and first that of its parent.
@@ -217,8 +231,7 @@ class Trainer:
         alive: Callable[[], None],
     ) -> Result:
         """Runs the recipe's method, from its last checkpoint if it has one."""
-        parent = recipe.parent
-        start = fresh(bench, recipe.seed) if parent is None else self.obtain(parent).variables()
+        start = self._start(recipe, bench)
         dataset, split = recipe.dataset, recipe.split
         task = Task(
             forget=split.forget,
