@@ -179,6 +179,29 @@ def _measured(numbers: tuple[tuple[str, int], ...]) -> dict[str, Row]:
     return measure(dict(numbers))
 
 
+def summarise(found: dict[str, list[Row]]) -> None:
+    """Prints one row for each number that grew."""
+    rows = []
+    for axis, runs in found.items():
+        n = [run["n"] for run in runs]
+        line = fit(n, [run["first"]["processor"] for run in runs])
+        shares = [100 * run["first"]["look up"] / run["first"]["total"] for run in runs]
+        ends: Row = {
+            f"{which} {part}": " to ".join(f"{runs[i][which][part]:.3g}" for i in (0, -1))
+            for which, part in itertools.product(("first", "second"), ("total", "MiB"))
+        }
+        rows.append(
+            [
+                f"{axis}, {n[0]} to {n[-1]:,}",
+                *(ends["first total"], f"{line['a']:.3g} + {line['b']:.3g} n"),
+                *(f"{100 * line['off']:.1f}%", line["last"], f"{max(shares):.1f}%"),
+                *(ends["second total"], ends["first MiB"], ends["second MiB"]),
+            ]
+        )
+    header = ["n", "first run, s", "processor, s", "off the line", "exponent", "looking up"]
+    show([*header, "second run, s", "MiB", "second, MiB"], rows)
+
+
 def draw(found: dict[str, list[Row]], path: str) -> None:
     """Seconds by part in the first run, the second run's total, and peak memory."""
     from matplotlib.figure import Figure
@@ -344,6 +367,8 @@ def main(argv: list[str]) -> None:
         print(json.dumps(child(json.loads(CHILD.value), WORKDIR.value)))
         return
     found = parts() if PARTS.value else {axis: grow(axis) for axis in GROW.value}
+    if not PARTS.value:
+        summarise(found)
     if JSON.value:
         Path(JSON.value).write_text(json.dumps(found, indent=1), "utf-8")
     if FIGURE.value and not PARTS.value:
