@@ -107,7 +107,7 @@ class Job(NamedTuple):
 
 
 def make_jobs(config: ConfigDict, folder: str) -> list[Job]:
-    """The jobs of a config's models; what is in the store already costs nothing.
+    """The jobs of a config's models, always the same; what is in the store already costs nothing.
 
     Where several jobs start from one original, a job of its own makes that first: otherwise they
     would all wait for it on machines that they were given.
@@ -165,7 +165,7 @@ def make_jobs(config: ConfigDict, folder: str) -> list[Job]:
 
     for one, seed, recipes in todo:
         key = recipes["original"].key
-        if users[key] > 1 and key not in first and not made(key):
+        if users[key] > 1 and key not in first:
             first[key] = len(jobs)
             add(one, seed, recipes, ["original"], None)
         others = [name for name in recipes if name != "original" or key not in first]

@@ -1,5 +1,6 @@
 """Every code block of the README and the docs: Python runs, and commands are understood."""
 
+import importlib
 import re
 import shlex
 import sys
@@ -13,7 +14,10 @@ from jaxunlearn import config as config_lib
 from jaxunlearn import plan
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")])
+PAGES = sorted(
+    (ROOT / name)
+    for name in ("README.md", "CONTRIBUTING.md", "launch/README.md", *ROOT.glob("docs/**/*.md"))
+)
 BLOCKS = [
     (page.relative_to(ROOT), block)
     for page in PAGES
@@ -23,7 +27,12 @@ COMMANDS = [
     (page.relative_to(ROOT), command)
     for page in PAGES
     for command in re.findall(r"python -m jaxunlearn\.main[^\n`&|]*", page.read_text())
-    if "--config" in command
+    if "--config" in command and "…" not in command
+]
+LAUNCHES = [
+    (page.relative_to(ROOT), command)
+    for page in [*PAGES, *ROOT.glob("launch/*.py"), ROOT / "launch" / "k8s" / "job.yaml"]
+    for command in re.findall(r"python -m launch\.[^\n`&|]*", page.read_text())
 ]
 
 
@@ -47,6 +56,26 @@ def test_python_runs(page, block, tmp_path, monkeypatch):
         config = config_lib.default()
         config.methods = names["entries"]
         config_lib.check(config)
+
+
+@pytest.mark.parametrize("page, command", LAUNCHES, ids=lambda value: str(value)[:60])
+def test_flags_of_launch_are_there(page, command):
+    importlib.import_module(command.split()[2])
+    known = {"config", *flags.FLAGS}
+    names = set(re.findall(r"(?<= --)[\w-]+", command))
+    assert names <= known and (ROOT / f"{command.split()[2].replace('.', '/')}.py").is_file()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\(([^)\s]+)\)", page.read_text())
+    for link in (link for link in links if "://" not in link):
+        path, _, heading = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        if heading:
+            titles = re.findall(r"^#+ (.*)$", target.read_text(), re.M)
+            assert heading in [title.lower().replace(" ", "-") for title in titles], link
 
 
 @pytest.mark.parametrize("page, command", COMMANDS, ids=lambda value: str(value)[:60])

@@ -54,6 +54,13 @@ def test_cells_and_seeds_are_jobs_and_a_shared_original_is_one_before_them(path,
     # The second cell's retrained is the first's.
     assert 0 < made[4].flops < made[1].flops
     assert not (tmp_path / "run").exists() and not (tmp_path / "store").exists()
+    config = grid(path, seeds=(0, 1))
+    experiment.make_models(
+        config, tmp_path / "run", made[0].cell, 0, made[0].models, Console(quiet=True)
+    )
+    again = jobs.make_jobs(config, str(tmp_path / "run"))
+    # A job's number stays what it is.
+    assert again == [made[0]._replace(flops=0.0, device_bytes=0.0), *made[1:]]
 
 
 def test_without_axes_a_seed_is_a_job_of_its_own_original(path, tmp_path):
