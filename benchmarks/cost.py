@@ -10,6 +10,7 @@ shares of `launch.jobs.DEVICES`; augmentation, compiling and evaluation on the h
 import sys
 import tempfile
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from rich.console import Console
@@ -48,19 +49,19 @@ CONFIGS = (
 def blank(config) -> Dataset:
     """A set of the published size, of blank images."""
     counts, channels = COUNTS[config.name]
-    size, classes, malignant = 32, 10 if config.name == "cifar10" else 100, ()
-    names: tuple[str, ...] = tuple(map(str, range(classes)))
+    size, malignant, licence = 32, cast(tuple[int, ...], ()), "none stated"
+    names = tuple(map(str, range(10 if config.name == "cifar10" else 100)))
     if config.name in medmnist.FLAGS:
-        info = medmnist.FLAGS[config.name]
-        size, names, malignant = config.size, info.class_names, info.malignant
-    sets = [
+        size = config.size
+        _, names, malignant, licence = medmnist.FLAGS[config.name]
+    train, val, test = (
         Examples(
             np.zeros((count, size, size, channels), np.uint8),
             np.arange(count, dtype=np.int32) % len(names),
         )
         for count in counts
-    ]
-    return Dataset(config.name, *sets, names, malignant)
+    )
+    return Dataset(config.name, train, val, test, names, malignant, licence)
 
 
 def main() -> None:
