@@ -1,6 +1,5 @@
 """One experiment from a config to a verdict; `run` reads like the flow of the library."""
 
-import functools
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -10,67 +9,15 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.text import Text
 
-from jaxunlearn import config as config_lib
-from jaxunlearn import devices, files, metrics, plan, processes, workdir
+from jaxunlearn import devices, metrics, processes, workdir
 from jaxunlearn.data.dataset import Examples
 from jaxunlearn.errors import unknown
 from jaxunlearn.metrics import results
 from jaxunlearn.metrics.predictions import apart
 from jaxunlearn.plan import Experiment
+from jaxunlearn.prepared import Prepared
 from jaxunlearn.report import terminal
-from jaxunlearn.store import Store
 from jaxunlearn.trained import SETS, Trained, Trainer
-from jaxunlearn.training.programs import Programs
-
-
-class Run:
-    """What a run works with: its plan, compiled programs, the store, and where to print and write.
-
-    Only the first of several processes prints, and has the store and the folder of results.
-    """
-
-    def __init__(self, config: ConfigDict, folder: str | Path, console: Console | None):
-        self.folder = files.local(folder, "--workdir")
-        devices.check_switches()
-        self.config = config_lib.plain(config)
-        self.programs = Programs(devices.make_mesh(self.config.devices))
-        self.console = (console or Console()) if processes.is_first() else Console(quiet=True)
-        self.experiments = plan.make(self.config, self.programs.mesh.size)
-        processes.check_same(lambda: _fingerprint(self.experiments, self.programs.mesh))
-        self.where = self.folder.absolute().parent / "store"
-        if self.config.store:
-            self.where = files.local(self.config.store, "config.store")
-
-    def say(self, text: str) -> None:
-        """Prints a line as it is."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-    def inner(self, one: Experiment) -> Path:
-        """The folder of an experiment's results."""
-        return self.folder / "cells" / one.cell.label if self.config.axes else self.folder
-
-    def claim(self) -> None:
-        """Makes the folders of results, or sees that they are of this very config."""
-        workdir.claim(self.folder, self.config)
-        if self.config.axes:
-            for one in self.experiments:
-                workdir.claim(self.inner(one), one.cell.config)
-
-    @functools.cached_property
-    def store(self) -> Store:
-        """The folder of models."""
-        return Store(self.where, self.say, elsewhere=not processes.is_first())
-
-    def trainer(self, one: Experiment) -> Trainer:
-        """What makes an experiment's models."""
-        return Trainer(
-            programs=self.programs,
-            store=self.store,
-            console=self.console,
-            checkpoint_every=self.config.checkpoint_every,
-            predict_batch=one.cell.config.eval.batch_size,
-            diverged=self.inner(one) / "diverged",
-        )
 
 
 def run(config: ConfigDict, folder: str | Path, console: Console | None = None) -> results.Results:
@@ -84,28 +31,28 @@ def run(config: ConfigDict, folder: str | Path, console: Console | None = None) 
     Raises:
       UserError: the config, the data or the folder is invalid; or training diverged.
     """
-    the_run = Run(config, folder, console)
-    processes.from_first(the_run.claim)
+    ready = Prepared(config, folder, console)
+    processes.from_first(ready.claim)
     reports: list[results.Report] = []
-    for i, one in enumerate(the_run.experiments):
-        if the_run.config.axes:
-            title = Text(f"{i + 1} of {len(the_run.experiments)}: {one.cell.label}")
-            the_run.console.rule(title, align="left")
-        reports.append(_run_one(one, the_run.trainer(one), the_run.inner(one)))
+    for i, one in enumerate(ready.experiments):
+        if ready.config.axes:
+            title = Text(f"{i + 1} of {len(ready.experiments)}: {one.cell.label}")
+            ready.console.rule(title, align="left")
+        reports.append(_run_one(one, ready.trainer(one), ready.inner(one)))
     report: results.Results = reports[0]
-    if the_run.config.axes:
+    if ready.config.axes:
         points = [
             results.Point(one.cell.point, one.cell.labels, f"cells/{one.cell.label}")
-            for one in the_run.experiments
+            for one in ready.experiments
         ]
-        report = results.merge(the_run.config.name, the_run.config.axes, points, reports)
+        report = results.merge(ready.config.name, ready.config.axes, points, reports)
         if processes.is_first():
-            workdir.write_report(report, the_run.folder)
+            workdir.write_report(report, ready.folder)
 
     for note in report["notes"]:
-        the_run.say(f"Note: {note}")
-    terminal.print_table(report, the_run.console)
-    the_run.say(f"Results: {the_run.folder}")
+        ready.say(f"Note: {note}")
+    terminal.print_table(report, ready.console)
+    ready.say(f"Results: {ready.folder}")
     return report
 
 
@@ -130,27 +77,16 @@ def make_models(
     Raises:
       UserError: as `run`; or there is no such cell or seed.
     """
-    the_run = Run(config, folder, console)
-    cells = {one.cell.label: one for one in the_run.experiments}
+    ready = Prepared(config, folder, console)
+    cells = {one.cell.label: one for one in ready.experiments}
     if cell not in cells:
         raise unknown("cell", cell, cells)
-    if seed not in the_run.config.seeds:
-        raise unknown("seed", seed, map(str, the_run.config.seeds))
-    trainer = the_run.trainer(cells[cell])
+    if seed not in ready.config.seeds:
+        raise unknown("seed", seed, map(str, ready.config.seeds))
+    trainer = ready.trainer(cells[cell])
     for name, recipe in cells[cell].recipes(seed).items():
         if name in models:
             trainer.obtain(recipe)
-
-
-def _fingerprint(experiments: list[Experiment], mesh: Mesh) -> list[str]:
-    """What must be the same in all processes of a run: the models' keys, and the versions."""
-    keys = {
-        recipe.key
-        for one in experiments
-        for seed in one.cell.config.seeds
-        for recipe in one.recipes(seed).values()
-    }
-    return [*sorted(keys), str(devices.describe(mesh)["versions"])]
 
 
 def _run_one(one: Experiment, trainer: Trainer, folder: Path) -> results.Report:

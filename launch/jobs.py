@@ -112,14 +112,15 @@ def make_jobs(config: ConfigDict, folder: str) -> list[Job]:
     Where several jobs start from one original, a job of its own makes that first: otherwise they
     would all wait for it on machines that they were given.
     """
-    from jaxunlearn import estimate, experiment
+    from jaxunlearn import estimate
+    from jaxunlearn.prepared import Prepared
     from jaxunlearn.trained import SETS
 
-    the_run = experiment.Run(config, folder, Console(quiet=True))
-    made = functools.cache(lambda key: (the_run.where / key).is_dir())
+    ready = Prepared(config, folder, Console(quiet=True))
+    made = functools.cache(lambda key: (ready.where / key).is_dir())
     todo = [
         (one, seed, one.recipes(seed))
-        for one in the_run.experiments
+        for one in ready.experiments
         for seed in one.cell.config.seeds
     ]
     users: dict[str, int] = {}
@@ -152,7 +153,7 @@ def make_jobs(config: ConfigDict, folder: str) -> list[Job]:
         images = sum(getattr(one.dataset, which).images.nbytes for which in SETS)
         jobs.append(
             Job(
-                cell=one.cell.label if the_run.config.axes else "",
+                cell=one.cell.label if ready.config.axes else "",
                 values=", ".join(one.cell.labels.values()),
                 seed=seed,
                 models=names,

@@ -13,7 +13,7 @@ from process import finish, start
 from rich.console import Console
 
 from jaxunlearn import config as config_lib
-from jaxunlearn import experiment, grid, trained
+from jaxunlearn import experiment, grid, prepared, trained
 from jaxunlearn.augment import policies
 from jaxunlearn.augment.build import POLICIES, build_chain
 from jaxunlearn.errors import UserError
@@ -56,7 +56,7 @@ def finished(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         policy = functools.wraps(policies.crop_flip)(lambda **_: (draw, counted))
         patch.setitem(POLICIES, "crop_flip", policy)
-        patch.setattr(experiment, "Programs", Programs)
+        patch.setattr(prepared, "Programs", Programs)
         build_chain.cache_clear()
         report, text = run(make_config(toy.write_npz(root / "data.npz")), root / "run")
     build_chain.cache_clear()

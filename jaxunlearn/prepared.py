@@ -1,0 +1,76 @@
+"""What a run works with, made ready before anything is trained or written."""
+
+import functools
+from pathlib import Path
+
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from jaxunlearn import config as config_lib
+from jaxunlearn import devices, files, plan, processes, workdir
+from jaxunlearn.plan import Experiment
+from jaxunlearn.store import Store
+from jaxunlearn.trained import Trainer
+from jaxunlearn.training.programs import Programs
+
+
+class Prepared:
+    """What a run works with: its plan, compiled programs, the store, and where to print and write.
+
+    Only the first of several processes prints, and has the store and the folder of results.
+    """
+
+    def __init__(self, config: ConfigDict, folder: str | Path, console: Console | None):
+        self.folder = files.local(folder, "--workdir")
+        devices.check_switches()
+        self.config = config_lib.plain(config)
+        self.programs = Programs(devices.make_mesh(self.config.devices))
+        self.console = (console or Console()) if processes.is_first() else Console(quiet=True)
+        self.experiments = plan.make(self.config, self.programs.mesh.size)
+        processes.check_same(lambda: _fingerprint(self.experiments, self.programs.mesh))
+        self.where = self.folder.absolute().parent / "store"
+        if self.config.store:
+            self.where = files.local(self.config.store, "config.store")
+
+    def say(self, text: str) -> None:
+        """Prints a line as it is."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def inner(self, one: Experiment) -> Path:
+        """The folder of an experiment's results."""
+        return self.folder / "cells" / one.cell.label if self.config.axes else self.folder
+
+    def claim(self) -> None:
+        """Makes the folders of results, or sees that they are of this very config."""
+        workdir.claim(self.folder, self.config)
+        if self.config.axes:
+            for one in self.experiments:
+                workdir.claim(self.inner(one), one.cell.config)
+
+    @functools.cached_property
+    def store(self) -> Store:
+        """The folder of models."""
+        return Store(self.where, self.say, elsewhere=not processes.is_first())
+
+    def trainer(self, one: Experiment) -> Trainer:
+        """What makes an experiment's models."""
+        return Trainer(
+            programs=self.programs,
+            store=self.store,
+            console=self.console,
+            checkpoint_every=self.config.checkpoint_every,
+            predict_batch=one.cell.config.eval.batch_size,
+            diverged=self.inner(one) / "diverged",
+        )
+
+
+def _fingerprint(experiments: list[Experiment], mesh: Mesh) -> list[str]:
+    """What must be the same in all processes of a run: the models' keys, and the versions."""
+    keys = {
+        recipe.key
+        for one in experiments
+        for seed in one.cell.config.seeds
+        for recipe in one.recipes(seed).values()
+    }
+    return [*sorted(keys), str(devices.describe(mesh)["versions"])]
