@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.text import Text
 
-from jaxunlearn import devices, metrics, processes, workdir
+from jaxunlearn import compiled, devices, metrics, processes, workdir
 from jaxunlearn.data.dataset import Examples
 from jaxunlearn.errors import unknown
 from jaxunlearn.metrics import results
@@ -34,11 +34,12 @@ def run(config: ConfigDict, folder: str | Path, console: Console | None = None) 
     ready = Prepared(config, folder, console)
     processes.from_first(ready.claim)
     reports: list[results.Report] = []
-    for i, one in enumerate(ready.experiments):
-        if ready.config.axes:
-            title = Text(f"{i + 1} of {len(ready.experiments)}: {one.cell.label}")
-            ready.console.rule(title, align="left")
-        reports.append(_run_one(one, ready.trainer(one), ready.inner(one)))
+    with compiled.kept():
+        for i, one in enumerate(ready.experiments):
+            if ready.config.axes:
+                title = Text(f"{i + 1} of {len(ready.experiments)}: {one.cell.label}")
+                ready.console.rule(title, align="left")
+            reports.append(_run_one(one, ready.trainer(one), ready.inner(one)))
     report: results.Results = reports[0]
     if ready.config.axes:
         points = [
@@ -84,9 +85,10 @@ def make_models(
     if seed not in ready.config.seeds:
         raise unknown("seed", seed, map(str, ready.config.seeds))
     trainer = ready.trainer(cells[cell])
-    for name, recipe in cells[cell].recipes(seed).items():
-        if name in models:
-            trainer.obtain(recipe)
+    with compiled.kept():
+        for name, recipe in cells[cell].recipes(seed).items():
+            if name in models:
+                trainer.obtain(recipe)
 
 
 def _run_one(one: Experiment, trainer: Trainer, folder: Path) -> results.Report:

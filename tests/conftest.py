@@ -1,11 +1,15 @@
 """Strict settings for every test, made before JAX starts."""
 
 import os
+import shutil
+import tempfile
 
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Programs that are compiled once for all tests, their children included, and for no user.
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="jaxunlearn-tests-")
 
 import jax
 import pytest
@@ -18,3 +22,7 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if {"finished", "class_request"} & set(item.fixturenames):
             item.add_marker(pytest.mark.slow)
+
+
+def pytest_unconfigure():
+    shutil.rmtree(os.environ["XDG_CACHE_HOME"], ignore_errors=True)
