@@ -5,9 +5,9 @@
 #   launch/tpu_pod.sh my-v5e-16 us-west4-a --config=configs/cifar10_augmentation.py \
 #       --config.store=/mnt/disks/share/store --workdir=/mnt/disks/share/runs/cifar10
 #
-# Needs gcloud, logged in, and the slice (`gcloud compute tpus tpu-vm create`). The checkout is
-# copied to every host and installed there; the first host has the store and the results, in its
-# home folder unless the flags name others. The same command after a preemption goes on where the
+# Needs gcloud, logged in, and the slice (`gcloud compute tpus tpu-vm create`). The checkout, as it
+# was last committed, is copied to every host and installed there; the first host has the store and
+# the results, in its home folder unless the flags name others. The same command after a preemption goes on where the
 # run was, if the store was on a disk that survived. DRY_RUN=1 prints the commands.
 set -euo pipefail
 cd "$(dirname "$0")/.."
