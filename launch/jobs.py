@@ -106,11 +106,12 @@ class Job(NamedTuple):
         return math.ceil(HOST + MARGIN * data / 2**30)
 
 
-def make_jobs(config: ConfigDict, folder: str) -> list[Job]:
+def make_jobs(config: ConfigDict, folder: str, estimates: bool = True) -> list[Job]:
     """The jobs of a config's models, always the same; what is in the store already costs nothing.
 
     Where several jobs start from one original, a job of its own makes that first: otherwise they
-    would all wait for it on machines that they were given.
+    would all wait for it on machines that they were given. Without `estimates`, which take some
+    seconds a method, the jobs have no operations and bytes.
     """
     from jaxunlearn import estimate
     from jaxunlearn.prepared import Prepared
@@ -149,7 +150,7 @@ def make_jobs(config: ConfigDict, folder: str) -> list[Job]:
             if not made(recipes[name].key) and recipes[name].key not in counted
         ]
         counted.update(recipes[name].key for name in missing)
-        costs = [cost(one.cell.label, name, recipes) for name in missing]
+        costs = [cost(one.cell.label, name, recipes) for name in missing if estimates]
         images = sum(getattr(one.dataset, which).images.nbytes for which in SETS)
         jobs.append(
             Job(
@@ -254,7 +255,7 @@ def main(argv: list[str]) -> None:
         processes.connect(cli.COORDINATOR.value, cli.PROCESSES.value, cli.PROCESS.value)
         if GATHER.value:
             return gather(config, folder)
-        jobs = make_jobs(config, folder)
+        jobs = make_jobs(config, folder, estimates=JOB.value == -1)
         if JOB.value == -1:
             return print_jobs(jobs, device(), Console())
         if not 0 <= JOB.value < len(jobs):

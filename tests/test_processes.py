@@ -22,17 +22,33 @@ def get_config():
     config = default()
     config.name = "toy"
     config.data.name, config.data.path, config.data.malignant = "npz", {path!r}, (1,)
-    config.model.name, config.model.width = "cnn", 8
+    config.model.name = "tiny:Tiny"
     config.train.epochs, config.train.batch_size = {epochs}, 16
     config.checkpoint_every = 1
     config.methods = methods({methods})
     return config
+"""
+# Compiles in a moment; what devices must agree on is in it, batch norm's moments too.
+MODEL = """
+import flax.linen as nn
+
+from jaxunlearn.models.layers import BatchNorm
+
+
+class Tiny(nn.Module):
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, images, train):
+        x = nn.relu(BatchNorm()(nn.Dense(8)(images), train))
+        return nn.Dense(self.num_classes)(x.reshape(len(x), -1))
 """
 METHODS = 'salun={"epochs": 1, "batch_size": 16, "mask": {"ratio": 0.5}}'
 
 
 def write_config(folder, **changes):
     values = {"path": toy.write_npz(folder / "data.npz"), "epochs": 2}
+    (folder / "tiny.py").write_text(MODEL)
     (folder / "config.py").write_text(CONFIG.format(**{**values, "methods": METHODS, **changes}))
     return folder / "config.py"
 
@@ -51,6 +67,7 @@ def start(config, workdir, count, devices=1):
             f"--coordinator=localhost:{port}",
             f"--processes={count}",
             f"--process={i}",
+            cwd=configs[i].parent,  # where the model is
             env=process.environment(XLA_FLAGS=flag),
         )
         for i in range(count)
@@ -71,7 +88,8 @@ def alone_on(config, workdir, devices):
     """The same run by one process with so many devices."""
     flag = f"--xla_force_host_platform_device_count={devices}"
     flags = (f"--config={config}", f"--workdir={workdir}")
-    assert process.finish(*flags, env=process.environment(XLA_FLAGS=flag))[0] == 0
+    environment = process.environment(XLA_FLAGS=flag)
+    assert process.finish(*flags, cwd=config.parent, env=environment)[0] == 0
 
 
 def entries(folder):
