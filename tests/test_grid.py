@@ -327,8 +327,7 @@ def test_the_cifar10_grid_killed_in_the_middle_repeats_no_model(tmp_path):
             for name in ("finetune", "random_label", "salun")
             for field in ("epochs=1", "batch_size=64")
         ),
-        "--config.axes=(('augment', ('none', 'trivialaugment')), "
-        "('forget.fraction', (0.1, 0.5)))",
+        "--config.axes=(('augment', ('none', 'trivialaugment')), ('forget.fraction', (0.1, 0.5)))",
     ]
     process = start(*flags)
     deadline = time.monotonic() + 240
