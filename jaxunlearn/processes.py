@@ -25,6 +25,10 @@ CLUSTERS: dict[str, Callable[[str], int]] = {
     "OMPI_COMM_WORLD_SIZE": int,
     "TPU_WORKER_HOSTNAMES": lambda hosts: len(hosts.split(",")),
 }
+ALONE = (
+    f"jaxunlearn: the other processes of this run did not come within {PATIENCE} seconds; start "
+    "all of them, and see that each can reach --coordinator"
+)
 LOST = "jaxunlearn: another process of this run has ended; rerun the same command on all to resume"
 # In what JAX and its collectives raise where another process is gone.
 GONE = ("gloo", "nccl", "coordination", "unavailable", "deadline_exceeded", "heartbeat", "aborted")
@@ -94,7 +98,7 @@ def _filter_log() -> None:
     real = os.dup(2)
     script = Path(__file__).with_name("runtime_log.py")
     child = subprocess.Popen(
-        [sys.executable, "-S", "-E", str(script), LOST],
+        [sys.executable, "-S", "-E", str(script), LOST, ALONE],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
     )

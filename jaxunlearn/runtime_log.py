@@ -1,8 +1,9 @@
 """Reads what JAX's C++ parts write to stderr, and passes on what a user can use.
 
-A process whose peers are gone is ended from within these parts, which explain it in a page of gRPC;
-that becomes the one line of the first argument, which the process itself may have been faster to
-say. Started by `processes`, as a program of its own: it outlives the process.
+A process whose peers are gone, or never came, is ended from within these parts, which explain it in
+a page of gRPC and addresses; that becomes one line, the first argument or the second. The process
+itself may have been faster to say the first. Started by `processes`, as a program of its own: it
+outlives the process.
 """
 
 import re
@@ -13,25 +14,30 @@ import sys
 LINE = re.compile(r"[IWEF]\d{4} \d\d:\d\d:\d\d\S* +\d+ (?P<file>\S+):\d+\] ")
 OURS = re.compile(r"coordination|client\.h|preemption|gloo|distributed|grpc", re.IGNORECASE)
 END = "the JAX distributed service detected fatal errors"
+JOIN = "/RegisterTask"  # what failed was the start
 
 
 def main() -> None:
     """Passes lines on until the process that writes them has ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends when the process does
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    dropping = said = False
+    gone, never_came = sys.argv[1:]
+    dropping = fatal = joining = said = False
     for line in sys.stdin.buffer:
         text = line.decode(errors="replace")
         match = LINE.match(text)
         if match:
             dropping = bool(OURS.search(match["file"]))
-        if (match and END in text) or text.strip() == sys.argv[1]:
-            if not said:
-                print(sys.argv[1], file=sys.stderr, flush=True)
+        fatal |= bool(match) and END in text
+        joining |= fatal and JOIN in text
+        if text.strip() == gone:
             said = True
+            print(gone, file=sys.stderr, flush=True)
         elif not dropping:
             sys.stderr.write(text)
             sys.stderr.flush()
+    if fatal and not said:
+        print(never_came if joining else gone, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

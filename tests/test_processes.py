@@ -210,23 +210,29 @@ def test_alone_a_process_asks_nobody():
     processes.check_same(lambda: pytest.fail("there is no other"))
 
 
-def test_what_the_runtime_says_of_lost_processes_becomes_one_line():
-    log = """XLA says something useful
+@pytest.mark.parametrize("rpc, said", [("PollForError", "gone"), ("RegisterTask", "alone")])
+def test_what_the_runtime_says_of_lost_processes_becomes_one_line(rpc, said):
+    log = f"""XLA says something useful
 E1125 15:58:37.892396    4329 coordination_service_agent.cc:289] Polled an error.
 Additional GRPC error information
 :UNKNOWN:Error received from peer
 F1125 15:58:37.892407    4329 client.h:80] Terminating process because the JAX distributed service \
 detected fatal errors. This most likely indicates
+
+RPC: /xla.coordination.CoordinationService/{rpc}
+*** Check failure stack trace: ***
 W1125 15:58:38.000000    4329 convolution.cc:12] slow
-jaxunlearn: gone
 jaxunlearn: another line
 """
-    command = [sys.executable, runtime_log.__file__, "jaxunlearn: gone"]
+    command = [sys.executable, runtime_log.__file__, "gone", "alone"]
     ended = subprocess.run(command, input=log, capture_output=True, text=True)
     assert (ended.returncode, ended.stdout) == (0, "")
     assert ended.stderr.splitlines() == [
         "XLA says something useful",
-        "jaxunlearn: gone",
         "W1125 15:58:38.000000    4329 convolution.cc:12] slow",
         "jaxunlearn: another line",
+        said,
     ]
+    # The process itself was faster.
+    ended = subprocess.run(command, input=f"gone\n{log}", capture_output=True, text=True)
+    assert ended.stderr.splitlines().count("gone") == 1 and "alone" not in ended.stderr
