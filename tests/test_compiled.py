@@ -21,10 +21,15 @@ from jaxunlearn import compiled
 heard = []
 jax.monitoring.register_event_listener(lambda event, **_: heard.append(event))
 with compiled.kept(Path(sys.argv[1])):
-    x = jnp.ones((64, 64))
-    for i in range(20):  # long enough to compile to be kept
-        x = jnp.sin(x @ x) + jax.nn.softmax(x * i)
-    print(jax.jit(lambda x: jnp.linalg.svd(x)[1].sum())(x + jnp.arange(64.0)[None]))
+    for size in (8, 9, 10, 11):
+
+        @jax.jit
+        def long(x):  # enough to compile to be kept
+            for i in range(100):
+                x = jnp.sort(jnp.sin(x @ x) + jax.nn.softmax(x * i))
+            return x.sum()
+
+        print(long(jnp.ones((size, size))))
 print(sum("cache_hits" in event for event in heard), file=sys.stderr)
 """
 
@@ -44,7 +49,7 @@ def test_a_second_run_finds_the_programs_unless_they_were_damaged(tmp_path):
         return sorted(tmp_path.glob("*-cache"))
 
     first, found, _ = run(tmp_path)
-    assert found == 0 and entries()
+    assert found == 0 and len(entries()) >= 4
     assert len(list(tmp_path.glob("*-cache.sha256"))) == len(entries())
     kept = len(entries())
     second, found, told = run(tmp_path)
