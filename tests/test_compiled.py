@@ -25,7 +25,7 @@ with compiled.kept(Path(sys.argv[1])):
 
         @jax.jit
         def long(x):  # enough to compile to be kept
-            for i in range(100):
+            for i in range(20):
                 x = jnp.sort(jnp.sin(x @ x) + jax.nn.softmax(x * i))
             return x.sum()
 
