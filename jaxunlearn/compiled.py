@@ -79,7 +79,8 @@ def _prepare(folder: Path) -> bool:
         files.sweep(folder)
         for entry in folder.glob(f"*{ENTRY}"):
             atime, signed = _beside(entry)
-            if not (atime.is_file() and signed.is_file() and signed.read_text() == _hash(entry)):
+            there = atime.is_file() and signed.is_file()
+            if not there or signed.read_text() != files.sha256(entry):
                 for path in (entry, atime, signed):
                     path.unlink(missing_ok=True)
         return os.access(folder, os.W_OK)
@@ -93,13 +94,8 @@ def _sign(folder: Path) -> None:
         for entry in folder.glob(f"*{ENTRY}"):
             _, signed = _beside(entry)
             if not signed.exists():
-                files.write_text(signed, _hash(entry))
+                files.write_text(signed, files.sha256(entry))
 
 
 def _beside(entry: Path) -> list[Path]:
     return [entry.with_name(entry.name.removesuffix(ENTRY) + ending) for ending in BESIDE]
-
-
-def _hash(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

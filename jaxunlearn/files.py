@@ -6,6 +6,7 @@ a killed one has left.
 
 import contextlib
 import errno
+import hashlib
 import os
 import re
 import shutil
@@ -87,6 +88,12 @@ def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Writes an `.npz`, whole or not at all."""
     with whole(path, ".npz") as name:  # savez adds the suffix to any other name
         np.savez(name, **arrays)  # type: ignore[arg-type]
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def discard(path: Path) -> None:

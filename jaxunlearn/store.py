@@ -122,7 +122,7 @@ def _hashes(path: Path) -> dict[str, str]:
             file = Path(folder, name)
             mode = file.lstat().st_mode  # a link may lead anywhere, a pipe would block
             if stat.S_ISREG(mode):
-                hashes[file.relative_to(path).as_posix()] = _hash_file(file)
+                hashes[file.relative_to(path).as_posix()] = files.sha256(file)
             elif not stat.S_ISDIR(mode):
                 raise OSError("not a regular file")
     del hashes["meta.json"]
@@ -131,12 +131,6 @@ def _hashes(path: Path) -> dict[str, str]:
 
 def _raise(error: OSError) -> None:
     raise error
-
-
-def _hash_file(path: Path) -> str:
-    """SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Store:
