@@ -104,17 +104,11 @@ def cost(recipe: Recipe) -> Cost:
       Exception: whatever a method raises that cannot be run on zeros.
     """
     setup = dataclasses.replace(recipe.setup, augment=build_chain(()))
-    dataset, split, counted = recipe.dataset, recipe.split, _Counted()
+    dataset, counted = recipe.dataset, _Counted()
     images = jax.ShapeDtypeStruct(dataset.train.images.shape, jnp.uint8)
     start = _zeros(_initial(setup, images.shape[1:]))
     task = _OnShapes(
-        forget=split.forget,
-        retain=split.retain,
-        labels=dataset.train.labels,
-        num_classes=dataset.num_classes,
-        malignant=dataset.malignant,
-        val=dataset.val,
-        seed=recipe.seed,
+        **recipe.inputs,
         original=start,
         bench=Bench(setup, images, None),  # type: ignore[arg-type]
         counted=counted,
@@ -138,8 +132,7 @@ def _follow(task: _OnShapes, settings: Any, variables: Variables) -> None:
             return
         reply = None
         if isinstance(action, Pass):
-            streams = action.indices if isinstance(action.indices, tuple) else (action.indices,)
-            size = task.bench.setup.batch_size
+            size, streams = task.bench.setup.batch_size, action.streams
             steps = -(-len(streams[0]) // size)
             task.counted.add(_pass_cost(task, action, variables), steps, size * len(streams))
         elif isinstance(action, Replace):
@@ -155,7 +148,7 @@ def _follow(task: _OnShapes, settings: Any, variables: Variables) -> None:
 def _pass_cost(task: _OnShapes, action: Pass, variables: Variables) -> tuple[float, float]:
     """What a step of the pass takes."""
     setup, images = task.bench.setup, task.bench.images
-    streams = len(action.indices) if isinstance(action.indices, tuple) else 1
+    streams = len(action.streams)
     struct: Any = jax.ShapeDtypeStruct
     epoch = Epoch(
         order=struct((1, streams, setup.batch_size), jnp.int32),

@@ -89,6 +89,19 @@ class Recipe:
         return make_key(self.fields)
 
     @property
+    def inputs(self) -> dict[str, Any]:
+        """Those fields of a method's `Task` that follow from the recipe."""
+        return {
+            "forget": self.split.forget,
+            "retain": self.split.retain,
+            "labels": self.dataset.train.labels,
+            "num_classes": self.dataset.num_classes,
+            "malignant": self.dataset.malignant,
+            "val": self.dataset.val,
+            "seed": self.seed,
+        }
+
+    @property
     def stage(self) -> str:
         """Names the random streams of training."""
         return "train" if self.parent is None else "unlearn"
@@ -232,18 +245,7 @@ class Trainer:
     ) -> Result:
         """Runs the recipe's method, from its last checkpoint if it has one."""
         start = self._start(recipe, bench)
-        dataset, split = recipe.dataset, recipe.split
-        task = Task(
-            forget=split.forget,
-            retain=split.retain,
-            labels=dataset.train.labels,
-            num_classes=dataset.num_classes,
-            malignant=dataset.malignant,
-            val=dataset.val,
-            seed=recipe.seed,
-            original=start,
-            bench=bench,
-        )
+        task = Task(**recipe.inputs, original=start, bench=bench)
         point = processes.from_first(lambda: _fields(checkpoints.latest()))
         resume = point and Point(**point)
         if resume is not None:

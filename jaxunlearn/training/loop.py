@@ -181,9 +181,8 @@ def make_epoch(bench: Bench, action: Pass, *, stage: str, seed: int, number: int
     """What the steps of the pass read, put on the devices; the order is drawn for this pass."""
     setup, images, programs = bench
     mesh, size = programs.mesh, setup.batch_size
-    streams = action.indices if isinstance(action.indices, tuple) else (action.indices,)
     rng = stage_rng(stage, seed, number)
-    parts = [batches(rng.permutation(indices), size) for indices in streams]
+    parts = [batches(rng.permutation(indices), size) for indices in action.streams]
     steps = len(parts[0][0])
     turns = np.arange(steps)
     order, weight = (

@@ -117,6 +117,11 @@ class Pass:
     images: np.ndarray | None = None
     model: Model | None = None
 
+    @property
+    def streams(self) -> tuple[np.ndarray, ...]:
+        """The examples of each stream."""
+        return self.indices if isinstance(self.indices, tuple) else (self.indices,)
+
 
 @dataclasses.dataclass(frozen=True)
 class Replace:
