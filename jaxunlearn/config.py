@@ -21,6 +21,7 @@ from ml_collections import ConfigDict, FieldReference
 
 from jaxunlearn import rules
 from jaxunlearn.augment.build import Chain, build_chain, chain, defaults
+from jaxunlearn.convolution import paths
 from jaxunlearn.data.dataset import Dataset
 from jaxunlearn.data.forget import DEFAULTS as FORGET
 from jaxunlearn.data.forget import READS as FORGET_READS
@@ -47,6 +48,8 @@ DEFAULTS = {
     "axes": (),
     "store": "",  # folder of trained models; empty: `store` beside the working directory
     "devices": 0,  # how many to split a batch over; 0: all there are
+    # Of a CPU: onednn, xla, or auto: oneDNN where it is installed and there is one device.
+    "convolution": "auto",
     "retrained": True,  # False: without the gold standard; gaps to it are then absent
     "checkpoint_every": 10,  # epochs between two points to resume from
 }
@@ -66,6 +69,7 @@ RULES: dict[str, Rule] = {
         "different whole numbers from 0 to below 2**32, at least one",
     ),
     "devices": rules.whole(0),
+    "convolution": paths.SETTING,
     "checkpoint_every": rules.whole(1),
 }
 TRAIN = {**OPTIMIZER, **retrain.DEFAULTS}  # the original's and the retrained's recipe

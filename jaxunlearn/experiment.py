@@ -4,12 +4,11 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
 from rich.text import Text
 
-from jaxunlearn import compiled, devices, metrics, processes, workdir
+from jaxunlearn import compiled, metrics, processes, workdir
 from jaxunlearn.data.dataset import Examples
 from jaxunlearn.errors import unknown
 from jaxunlearn.metrics import results
@@ -33,6 +32,8 @@ def run(config: ConfigDict, folder: str | Path, console: Console | None = None) 
     """
     ready = Prepared(config, folder, console)
     processes.from_first(ready.claim)
+    if str(ready.programs.convolution):
+        ready.say(str(ready.programs.convolution))
     reports: list[results.Report] = []
     with compiled.kept():
         for i, one in enumerate(ready.experiments):
@@ -93,7 +94,7 @@ def make_models(
 
 def _run_one(one: Experiment, trainer: Trainer, folder: Path) -> results.Report:
     """Every model of every seed, its values, and the files of results."""
-    config, mesh = one.cell.config, trainer.programs.mesh
+    config, machine = one.cell.config, trainer.programs.describe()
     judged: dict[str, list[results.Judged]] = {}
     if processes.is_first():
         workdir.write_split(folder, one.split)
@@ -104,14 +105,14 @@ def _run_one(one: Experiment, trainer: Trainer, folder: Path) -> results.Report:
                 if name in config.methods:
                     workdir.link_model(trained.path, folder, f"{name}-seed{seed}")
                 judged.setdefault(name, []).append(_judge(one, name, seed, trained, folder))
-    return processes.from_first(lambda: _report(one, mesh, judged, folder))
+    return processes.from_first(lambda: _report(one, machine, judged, folder))
 
 
 def _report(
-    one: Experiment, mesh: Mesh, judged: dict[str, list[results.Judged]], folder: Path
+    one: Experiment, machine: dict[str, Any], judged: dict[str, list[results.Judged]], folder: Path
 ) -> results.Report:
     """What the models' values give, written to the folder."""
-    header = _describe(one, mesh)
+    header = _describe(one, machine)
     header["notes"] = [*header["notes"], *results.made_elsewhere(judged, header)]
     report = results.assemble(
         header,
@@ -165,7 +166,7 @@ def _predictions(one: Experiment, trained: Trained) -> dict[str, metrics.Predict
     return predictions
 
 
-def _describe(one: Experiment, mesh: Mesh) -> dict[str, Any]:
+def _describe(one: Experiment, machine: dict[str, Any]) -> dict[str, Any]:
     """What the results say of the data, the split and the machine."""
     config, dataset, split = one.cell.config, one.dataset, one.split
     return {
@@ -188,7 +189,7 @@ def _describe(one: Experiment, mesh: Mesh) -> dict[str, Any]:
         },
         "batch_size": config.train.batch_size,
         "seeds": list(config.seeds),
-        **devices.describe(mesh),
+        **machine,
         "attack": config.eval.attack,
         "notes": one.notes,
     }

@@ -23,6 +23,11 @@ from jaxunlearn.models.sources import sources
 from jaxunlearn.trained import Recipe, source_of
 from jaxunlearn.training.step import Setup
 
+IN_FLOAT32 = (
+    "Computed in float32 in place of bfloat16, which is not faster here: the processor has no "
+    "arithmetic for it, or no oneDNN that makes use of it."
+)
+
 
 class Experiment(NamedTuple):
     """One experiment: settings that were checked, data, and the split that they ask for.
@@ -33,6 +38,7 @@ class Experiment(NamedTuple):
       split: what to forget and what to retain.
       notes: what a reader of the results must know of the split.
       source_of: `trained.source_of`, which reads the same sources once for a whole plan.
+      bfloat16: whether the machine computes in bfloat16 where the config asks for it.
     """
 
     cell: Cell
@@ -40,6 +46,7 @@ class Experiment(NamedTuple):
     split: forget.Split
     notes: list[str]
     source_of: Callable[[str, tuple[str, ...]], str]
+    bfloat16: bool
 
     @property
     def forgotten_classes(self) -> tuple[int, ...]:
@@ -72,6 +79,7 @@ class Experiment(NamedTuple):
         config = self.cell.config
         chain = config_lib.augment_chain(config)
         model = config.model.to_dict()
+        dtype = model["dtype"] if self.bfloat16 else "float32"
         return Recipe(
             name=name,
             seed=seed,
@@ -80,7 +88,7 @@ class Experiment(NamedTuple):
             split=split,
             parent=parent,
             setup=Setup(
-                model=build(num_classes=self.dataset.num_classes, **model),
+                model=build(num_classes=self.dataset.num_classes, **{**model, "dtype": dtype}),
                 augment=build_chain(chain),
                 mean=tuple(config.data.mean),
                 std=tuple(config.data.std),
@@ -95,8 +103,13 @@ class Experiment(NamedTuple):
         )
 
 
-def make(config: ConfigDict, num_devices: int) -> list[Experiment]:
+def make(config: ConfigDict, num_devices: int, bfloat16: bool = True) -> list[Experiment]:
     """The experiments that a config asks for.
+
+    Args:
+      config: see `jaxunlearn.config.default`.
+      num_devices: how many a batch is split over.
+      bfloat16: False: what is to be computed in bfloat16 is computed in float32.
 
     Raises:
       UserError: a setting, the data or the forget request is invalid, or they do not fit together.
@@ -112,7 +125,10 @@ def make(config: ConfigDict, num_devices: int) -> list[Experiment]:
         dataset = datasets[source]
         check_fit(cell.config, dataset, num_devices)
         split, notes = forget.resolve(cell.config.forget, dataset)
-        experiments.append(Experiment(cell, dataset, split, [*dataset.notes, *notes], read_once))
+        notes = [*dataset.notes, *notes]
+        if cell.config.model.dtype == "bfloat16" and not bfloat16:
+            notes.append(IN_FLOAT32)
+        experiments.append(Experiment(cell, dataset, split, notes, read_once, bfloat16))
         check_judged(experiments[-1])
     check_read(experiments)
     return experiments

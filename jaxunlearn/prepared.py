@@ -25,10 +25,11 @@ class Prepared:
         self.folder = files.local(folder, "--workdir")
         devices.check_switches()
         self.config = config_lib.plain(config)
-        self.programs = Programs(devices.make_mesh(self.config.devices))
+        mesh = devices.make_mesh(self.config.devices)
+        self.programs = Programs(mesh, self.config.convolution)
         self.console = (console or Console()) if processes.is_first() else Console(quiet=True)
-        self.experiments = plan.make(self.config, self.programs.mesh.size)
-        processes.check_same(lambda: _fingerprint(self.experiments, self.programs.mesh))
+        self.experiments = plan.make(self.config, mesh.size, self.programs.convolution.bfloat16)
+        processes.check_same(lambda: _fingerprint(self.experiments, mesh))
         self.where = self.folder.absolute().parent / "store"
         if self.config.store:
             self.where = files.local(self.config.store, "config.store")

@@ -209,7 +209,7 @@ class Trainer:
         return Trained(recipe.key, self.store.root / recipe.key)
 
     def _checkpoints(self, recipe: Recipe) -> Checkpoints:
-        machine = devices.describe(self.programs.mesh)
+        machine = self.programs.describe()
         return Checkpoints(self.store, recipe.key, self.checkpoint_every, [machine])
 
     def _make(self, recipe: Recipe, alive: Callable[[], None]) -> Trained:

@@ -292,8 +292,18 @@ def test_models_on_different_test_sets_are_a_users_error():
 
 
 def test_models_that_were_trained_elsewhere_are_named():
-    here = {"device": "4 × gpu", "cores": 8, "versions": {"python": "3.12", "jax": "0.7"}}
-    there = {"device": "1 × cpu", "cores": 2, "versions": {"python": "3.12", "jax": "0.6"}}
+    here = {
+        "device": "4 × gpu",
+        "cores": 8,
+        "convolution": "XLA",
+        "versions": {"python": "3.12", "jax": "0.7"},
+    }
+    there = {
+        "device": "1 × cpu",
+        "cores": 2,
+        "convolution": "oneDNN 3",
+        "versions": {"python": "3.12", "jax": "0.6"},
+    }
 
     def judged(seed, *machines):
         return results.Judged({"seed": seed, "made_on": list(machines)}, None)
@@ -303,6 +313,6 @@ def test_models_that_were_trained_elsewhere_are_named():
     )
     assert notes == [
         "Trained on another machine or with other versions (1 × cpu, here 4 × gpu; 2 cores, here 8 "
-        "cores; jax 0.6, here jax 0.7), where RTE was measured: original (seed 0), original (seed "
-        "1)."
+        "cores; convolutions by oneDNN 3, here convolutions by XLA; jax 0.6, here jax 0.7), where "
+        "RTE was measured: original (seed 0), original (seed 1)."
     ]

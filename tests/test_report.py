@@ -42,6 +42,7 @@ def header(seeds=1, synthetic=True, num_classes=2, malignant=(), forgotten=()):
         "batch_size": 32,
         "seeds": list(range(seeds)),
         "versions": {"python": "3"},
+        "convolution": "XLA",
         "device": "1 × cpu",
         "cores": 2,
         "attack": "threshold",

@@ -9,7 +9,8 @@ dicts whose keys and units are those of `evaluate.METRICS`, and besides:
     fn_change        false negatives on test, minus the reference model's
     fp_change        false positives on test, minus the reference model's
     false_negatives  `clinical.FalseNegatives`, against the reference model
-    made_on          the machines that trained it, in order: device, cores, versions, as in `Base`
+    made_on          the machines that trained it, in order, as in `Base`: device, cores, versions,
+                     convolution
     claims           what the method claims of its own result, such as {"epsilon": 1.0}
 
 `gaps` and `avg_gap` are there only if there is a retrained model. An undefined value is None.
@@ -80,6 +81,7 @@ class Base(TypedDict):
       device: number, platform and kind, of the machine that wrote the results.
       cores: its CPU cores.
       versions: of Python and of the packages there, by name.
+      convolution: what computed convolutions there, such as "oneDNN 3.2.0" or "XLA".
       notes: warnings about the data and the split, in sentences.
     """
 
@@ -89,6 +91,7 @@ class Base(TypedDict):
     device: str
     cores: int
     versions: dict[str, str]
+    convolution: str
     notes: list[str]
 
 
@@ -283,6 +286,7 @@ def _differences(made_on: Mapping[str, Any], machine: Mapping[str, Any]) -> str:
     pairs = [
         (made_on["device"], machine["device"]),
         (f"{made_on['cores']} cores", f"{machine['cores']} cores"),
+        tuple(f"convolutions by {one['convolution']}" for one in (made_on, machine)),
         *(
             (f"{package} {version}", f"{package} {machine['versions'].get(package)}")
             for package, version in made_on["versions"].items()
@@ -408,6 +412,7 @@ def merge(
         "device": reports[0]["device"],
         "cores": reports[0]["cores"],
         "versions": reports[0]["versions"],
+        "convolution": reports[0]["convolution"],
         "notes": list(dict.fromkeys(note for report in reports for note in report["notes"])),
         "cells": cells,
         "comparisons": [_comparison(cells, positions) for positions in _along_first_axis(cells)],

@@ -1,5 +1,6 @@
 """A small convolutional network, for quick runs and tests."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -25,10 +26,12 @@ class CNN(nn.Module):
         the last layer sees, float32 [N, D], in place of its logits.
         """
         x = images
-        how = {"dtype": self.dtype, "custom_gradients": self.custom_gradients}
+        norm = functools.partial(
+            BatchNorm, dtype=self.dtype, custom_gradients=self.custom_gradients
+        )
         for stage in range(3):
-            x = Conv(self.width * 2**stage, **how)(x)
-            x = nn.relu(BatchNorm(**how)(x, train))
+            x = Conv(self.width * 2**stage, dtype=self.dtype)(x)
+            x = nn.relu(norm()(x, train))
             x = nn.max_pool(x, (2, 2), strides=(2, 2))
         x = jnp.mean(x.astype(jnp.float32), (1, 2))
         return x if penultimate else nn.Dense(self.num_classes)(x)

@@ -1,8 +1,8 @@
-"""Convolution and batch norm with rules that XLA's CPU backend runs fast.
+"""Convolution, and batch norm with sums that XLA's CPU backend runs fast.
 
-On a CPU most of a small ResNet's training step goes into the weight gradients of the early layers
-and into the channel sums of batch norm. Both are written here as matrix products for the CPU; GPUs
-and TPUs get the plain operations, chosen when the program is lowered.
+The channel sums of batch norm are written here as matrix products for the CPU; GPUs and TPUs get
+the plain operations, chosen when the program is lowered. Convolutions are plain, and exchanged on a
+CPU when a program is compiled: see `jaxunlearn.convolution`.
 
 `jax.custom_vjp` allows reverse mode, `vmap` and sharding, but no forward mode (`jax.jvp`,
 `jax.linearize`, `jax.hessian`): `custom_gradients=False` uses plain operations everywhere, which
@@ -18,11 +18,9 @@ from jax import lax
 
 MOMENTUM = 0.9  # of the running moments
 EPSILON = 1e-5  # added to the variance
-CHUNKS = 8  # of the batch, so that a chunk's operands stay in cache
-SMALLEST = 14  # below 14 x 14 XLA's own weight gradient is as fast
 
 
-def plain_conv(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+def conv(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     """XLA's convolution with symmetric padding: images [N, H, W, C], kernel [k, k, C, D]."""
     pad = kernel.shape[0] // 2
     return lax.conv_general_dilated(
@@ -32,61 +30,6 @@ def plain_conv(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
         [(pad, pad), (pad, pad)],
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
-
-
-@jax.custom_vjp
-def conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """3x3 stride-1 convolution of images [N, H, W, C] with a kernel [3, 3, C, D]: [N, H, W, D]."""
-    return plain_conv(x, kernel)
-
-
-def _forward(x: jax.Array, kernel: jax.Array):
-    return plain_conv(x, kernel), (x, kernel)
-
-
-def _backward(saved: tuple[jax.Array, jax.Array], dy: jax.Array):
-    x, kernel = saved
-    (dx,) = jax.vjp(lambda x: plain_conv(x, kernel), x)[1](dy)
-    return dx, lax.platform_dependent(x, dy, cpu=_products, default=_convolution)
-
-
-conv3x3.defvjp(_forward, _backward)
-
-
-def _convolution(x: jax.Array, dy: jax.Array) -> jax.Array:
-    """The weight gradient as XLA computes it."""
-    zeros = jnp.zeros((3, 3, x.shape[-1], dy.shape[-1]), x.dtype)
-    return jax.vjp(lambda kernel: plain_conv(x, kernel), zeros)[1](dy)[0]
-
-
-def _products(x: jax.Array, dy: jax.Array) -> jax.Array:
-    """The weight gradient [3, 3, C, D] by one matrix product per chunk of the batch."""
-    size = max(1, len(x) // CHUNKS)
-
-    def add(i: int | jax.Array, total: jax.Array) -> jax.Array:
-        chunk = (lax.dynamic_slice_in_dim(array, i * size, size) for array in (x, dy))
-        return total + _chunk_product(*chunk)
-
-    total = jnp.zeros((3 * x.shape[-1], 3 * dy.shape[-1]))
-    total = lax.fori_loop(0, len(x) // size, add, total)
-    rest = len(x) % size
-    if rest:
-        total += _chunk_product(x[-rest:], dy[-rest:])
-    return total.reshape(3, x.shape[-1], 3, dy.shape[-1]).transpose(2, 0, 1, 3).astype(x.dtype)
-
-
-def _chunk_product(x: jax.Array, dy: jax.Array) -> jax.Array:
-    """The nine taps [3·C, 3·D] of one chunk: three shifted copies of each operand, not nine of one.
-
-    gradient[i, j] = Σ_h,w x[h + i, w + j]ᵀ dy[h, w]: shift x along W by j and dy along H by i.
-    """
-    width = x.shape[2]
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    xs = jnp.concatenate([padded[:, :, j : j + width] for j in range(3)], -1)
-    ds = jnp.concatenate([jnp.pad(dy, ((0, 0), (i, 2 - i), (0, 0), (0, 0))) for i in range(3)], -1)
-    xs, ds = lax.optimization_barrier((xs, ds))  # or XLA fuses them into a slow loop
-    xs, ds = xs.reshape(-1, xs.shape[-1]), ds.reshape(-1, ds.shape[-1])
-    return jnp.matmul(xs.T, ds, preferred_element_type=jnp.float32)
 
 
 def _sum(x: jax.Array) -> jax.Array:
@@ -150,21 +93,13 @@ class Conv(nn.Module):
     size: int = 3
     stride: int = 1
     dtype: Any = jnp.float32
-    custom_gradients: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns [N, H / stride, W / stride, features]."""
         shape = (self.size, self.size, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.zeros, shape).astype(self.dtype)
-        x = x.astype(self.dtype)
-        if not self.custom_gradients:
-            return plain_conv(x, kernel, self.stride)
-        if self.size == 1:
-            return jnp.einsum("nhwc,cd->nhwd", x[:, :: self.stride, :: self.stride], kernel[0, 0])
-        if self.size == 3 and self.stride == 1 and x.shape[1] >= SMALLEST:
-            return conv3x3(x, kernel)
-        return plain_conv(x, kernel, self.stride)
+        return conv(x.astype(self.dtype), kernel, self.stride)
 
 
 class BatchNorm(nn.Module):

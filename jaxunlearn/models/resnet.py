@@ -31,9 +31,10 @@ class ResNet(nn.Module):
         With the batch's moments where train, which update the running ones. `penultimate`: what
         the last layer sees, float32 [N, D], in place of its logits.
         """
-        custom = self.custom_gradients
-        conv = functools.partial(Conv, dtype=self.dtype, custom_gradients=custom)
-        norm = functools.partial(BatchNorm, dtype=self.dtype, custom_gradients=custom)
+        conv = functools.partial(Conv, dtype=self.dtype)
+        norm = functools.partial(
+            BatchNorm, dtype=self.dtype, custom_gradients=self.custom_gradients
+        )
         large = min(images.shape[1:3]) >= 128
         x = conv(self.width, size=7, stride=2)(images) if large else conv(self.width)(images)
         x = nn.relu(norm()(x, train))

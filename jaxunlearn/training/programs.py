@@ -9,6 +9,8 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxunlearn import devices
+from jaxunlearn.convolution import paths
+from jaxunlearn.convolution.rewrite import rewrite
 from jaxunlearn.errors import UserError
 from jaxunlearn.jaxprs import equations
 
@@ -16,8 +18,10 @@ from jaxunlearn.jaxprs import equations
 class Programs:
     """Compiled programs by function and argument shapes, and the seconds that compiling took."""
 
-    def __init__(self, mesh: Mesh):
+    def __init__(self, mesh: Mesh, convolution: str = "auto"):
+        """Programs for a mesh; `convolution` as `config.convolution`, see `paths.find`."""
         self.mesh = mesh
+        self.convolution = paths.find(convolution, mesh)
         self.seconds = 0.0
         self._compiled: dict[Any, Callable] = {}
 
@@ -31,11 +35,12 @@ class Programs:
         cache_key = (function, donate, structure, shapes)
         if cache_key not in self._compiled:
             start = time.perf_counter()
-            replicated = NamedSharding(self.mesh, PartitionSpec())
-            jitted = jax.jit(function, donate_argnums=donate, out_shardings=replicated)
-            traced = jitted.trace(*args)
+            traced = self._jit(function, donate).trace(*args)
             # Compiling what can never run would take minutes.
             self._check_memory(self._largest(traced.jaxpr.jaxpr))
+            if self.convolution.choose is not None:
+                function = rewrite(function, traced, self.convolution.choose)
+                traced = self._jit(function, donate).trace(*args)
             compiled = traced.lower().compile()
             sizes = compiled.memory_analysis()
             if sizes is not None:  # not every platform tells
@@ -48,6 +53,15 @@ class Programs:
             self._compiled[cache_key] = compiled
             self.seconds += time.perf_counter() - start
         return self._compiled[cache_key]
+
+    def _jit(self, function: Callable, donate: tuple[int, ...]) -> Any:
+        """The function to be compiled for the mesh."""
+        replicated = NamedSharding(self.mesh, PartitionSpec())
+        return jax.jit(function, donate_argnums=donate, out_shardings=replicated)
+
+    def describe(self) -> dict[str, Any]:
+        """The machine, as results and stored models name it, and how it computes."""
+        return {**devices.describe(self.mesh), "convolution": self.convolution.name}
 
     def _check_memory(self, needed: float) -> None:
         """Raises where a program needs more bytes on a device than there are."""
