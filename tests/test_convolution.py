@@ -1,5 +1,6 @@
 """Convolutions exchanged in a program compute what XLA's own do, whichever way they came there."""
 
+import ctypes
 import functools
 import json
 import os
@@ -31,7 +32,7 @@ NHWC = ("NHWC", "HWIO", "NHWC")
 
 def x64():
     """A context of 64-bit numbers, by its name in new and old versions of JAX."""
-    return (getattr(jax, "enable_x64", None) or jax.experimental.enable_x64)(True)
+    return jax.enable_x64(True) if hasattr(jax, "enable_x64") else jax.experimental.enable_x64()
 
 
 @functools.cache
@@ -115,7 +116,8 @@ def test_values_and_gradients_are_exact(path, shape, features, size, stride):
         exact = jax.jit(function)(*given)
     found = run(path, function, *(each.astype(np.float32) for each in given))
     assert all(each.dtype == jnp.float32 for each in found)
-    assert_close(found, exact, 4e-6)
+    # Of few channels the gradient of the kernel is oneDNN's own, which adds up all pixels in a row.
+    assert_close(found, exact, 4e-6 if shape[-1] == 3 else 2e-6)
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -329,6 +331,31 @@ def test_where_it_cannot_be_used_xlas_own_is_and_the_reason_is_told(monkeypatch,
             paths.find("onednn", devices.make_mesh(1))
     finally:
         onednn.load.cache_clear()
+
+
+@needs_onednn
+@pytest.mark.parametrize(("shape", "features", "size", "stride"), SHAPES)
+def test_none_is_computed_by_onednns_slow_reference(monkeypatch, shape, features, size, stride):
+    library, names = onednn.load(), []
+    new = library.new
+
+    def recorded(function, *arguments):
+        made = new(function, *arguments)
+        if function.endswith("primitive_desc_create"):
+            name = ctypes.c_char_p()
+            library.call("primitive_desc_query", made, 8, 0, ctypes.byref(name))
+            names.append(name.value.decode())
+        return made
+
+    def made(found):
+        kind = onednn._kind(found)
+        onednn._make(library, *json.loads(json.dumps([kind, *found])))
+
+    monkeypatch.setattr(library, "new", recorded)
+    given = [x.astype(np.float32) for x in operands((64, *shape[1:]), features, size, stride)]
+    function = functools.partial(with_gradients, stride)
+    rewrite(function, jax.jit(function).trace(*given), made)
+    assert len(names) >= 3 and not [name for name in names if name.startswith("ref")]
 
 
 @needs_onednn
