@@ -267,6 +267,22 @@ def test_loops_branches_and_transformations_stay_what_they_are(path, function):
         assert exchanged(function, x, kernel)[0] > 0
 
 
+@needs_onednn
+def test_padding_wider_than_the_kernel_is_right():
+    def function(x, kernel, dy):
+        def wide(x, kernel):
+            return lax.conv_general_dilated(
+                x, kernel, (1, 1), [(5, 4), (0, 6)], dimension_numbers=NHWC
+            )
+
+        y, gradients = jax.vjp(wide, x, kernel)
+        return y, *gradients(dy)
+
+    x, kernel, _ = (each.astype(np.float32) for each in operands((3, 14, 14, 16), 4, 3, 1))
+    dy = np.random.default_rng(1).standard_normal((3, 21, 18, 4)).astype(np.float32)
+    assert_close(run("onednn", function, x, kernel, dy), jax.jit(function)(x, kernel, dy), 1e-5)
+
+
 def test_what_is_no_convolution_of_ours_is_left_alone():
     x, kernel, _ = operands((2, 9, 9, 4), 4, 3, 1)
 

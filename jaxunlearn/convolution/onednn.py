@@ -71,7 +71,10 @@ def _kind(found: Convolution) -> str | None:
     if min(found.low) < 0:
         return None
     if found.lhs_dilation == (1, 1) and not found.flipped:
-        return "weights" if found.is_weight_gradient and found.stride == (1, 1) else "forward"
+        if not found.is_weight_gradient or found.stride != (1, 1):
+            return "forward"
+        padding = zip(found.low, found.high, found.out[2:], strict=True)
+        return "weights" if all(max(low, high) < size for low, high, size in padding) else None
     plain = found.stride == found.rhs_dilation == (1, 1)
     return "data" if plain and all(map(operator.gt, found.rhs[2:], found.low)) else None
 
@@ -366,7 +369,8 @@ class _Rows:
                 primitives[shape] = self._primitive(found, own, dy, total, shape)
             places = own.rows_before(start + low), dy.rows_before(first)
             self._calls.append((primitives[shape], places))
-        self._size = self._before + max(each.size for each in primitives.values())
+        parts = (self._first, self._last, *primitives.values())
+        self._size = self._before + max(each.size for each in parts)
 
     def _primitive(
         self, found: Convolution, x: _Array, dy: _Array, total: _Array, shape: tuple[int, ...]
@@ -445,12 +449,9 @@ def _data(
     library: _Library, found: Convolution, dy: _Array, kernel: _Array, dx: _Array
 ) -> _Primitive:
     """The gradient of a layer's input."""
-    stride, low = (
-        found.lhs_dilation,
-        [k - 1 - p for k, p in zip(found.rhs[2:], found.low, strict=True)],
-    )
-    high = _high(found.out, found.lhs, found.rhs, stride, low)
-    geometry = _geometry(len(dy.size), stride, (0, 0), low, high)
+    low = [k - 1 - p for k, p in zip(found.rhs[2:], found.low, strict=True)]
+    high = _high(found.out, found.lhs, found.rhs, found.lhs_dilation, low)
+    geometry = _geometry(len(dy.size), found.lhs_dilation, (0, 0), low, high)
     layers = (library.images(dx), library.kernel(kernel), library.images(dy))
     described = library.new(
         "convolution_backward_data_primitive_desc_create",
