@@ -1,9 +1,14 @@
-"""What benchmarks share: a clock by part, the fit of a line, markdown tables."""
+"""What benchmarks share: a clock by part, the fit of a line, markdown tables, the machine."""
 
 import contextlib
 import functools
+import os
+import platform
+import re
+import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -81,14 +86,46 @@ def seconds(function: Callable[[], Any]) -> float:
     return best
 
 
+def word(value: Any) -> str:
+    """A number with three digits or all before the point, anything else as it is."""
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}"
+
+
+def spread(values: Sequence[float]) -> str:
+    """The median, the lowest and the highest."""
+    return f"{word(statistics.median(values))} ({word(min(values))} to {word(max(values))})"
+
+
+def ratios(a: Sequence[float], b: Sequence[float]) -> str:
+    """The spread of a / b, round by round."""
+    return spread([x / y for x, y in zip(a, b, strict=True)])
+
+
+# Of a processor's instructions those that convolutions gain by, as Linux names them.
+INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+
+
+def machine() -> str:
+    """The processor, its cores, and what of `INSTRUCTIONS` it has."""
+    text = ""
+    with contextlib.suppress(OSError):
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    found = dict(re.findall(r"^(model name|flags)\s*: (.*)$", text, re.MULTILINE))
+    flags = found.get("flags", "").split()
+    has = (f"{'' if name in flags else 'no '}{name}" for name in INSTRUCTIONS)
+    name = found.get("model name") or platform.processor() or platform.machine()
+    return f"{name}, {os.cpu_count()} cores, {', '.join(has)}"
+
+
+def load() -> str:
+    """How many processes have wanted a core in the last 1, 5 and 15 minutes."""
+    return "load average " + ", ".join(f"{average:.2f}" for average in os.getloadavg())
+
+
 def show(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Prints a table; numbers with three digits or all before the point."""
-
-    def word(value: Any) -> str:
-        if not isinstance(value, float):
-            return str(value)
-        return f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}"
-
+    """Prints a table; numbers as `word` writes them."""
     cells = [list(header), *([word(value) for value in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     cells.insert(1, ["-" * width for width in widths])
