@@ -27,6 +27,7 @@ TARGET = "jaxunlearn.onednn.convolution"
 MAJOR = 3  # of the versions that have the functions called here
 SMALL = 7  # images of this many pixels a side, or fewer, are convolved with the batch innermost
 BATCH = 16  # where the batch is this large
+CHANNELS = 32  # of a layer, or more: the gradient of its kernel is computed row by row
 ALIGNMENT = 64  # of memory, in bytes
 CACHED = 2**20  # bytes of images whose product is computed at once, for a kernel's gradient
 # oneDNN's numbers for things: see its dnnl_types.h.
@@ -154,7 +155,7 @@ class _Library:
 
     def __init__(self) -> None:
         # Threads that wait for work in a loop would rob those of XLA; read when libgomp is loaded.
-        os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+        os.environ.setdefault("GOMP_SPINCOUNT", "0")
         path = _find()
         self._functions = ctypes.CDLL(path)
         self.version = self._version()
@@ -409,7 +410,7 @@ def _make(library: _Library, kind: str, *fields: Any) -> "_Primitive | _Rows":
     out = _Array.of(found.out, found.out_order, found.out_dtype)
     deep = _is_deep(found)
     if kind == "weights" and not deep:
-        if found.lhs[0] >= BATCH:
+        if found.lhs[0] >= CHANNELS:
             return _Rows(library, found, lhs.deep(), rhs.deep_kernel(), out.deep())
         return _weights(library, found, lhs.swapped(), rhs.swapped(), out.swapped())
     if kind == "data":
