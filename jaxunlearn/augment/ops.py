@@ -1,13 +1,13 @@
 """Image operations on uint8 `[H, W, C]`, C 1 or 3, that give what Pillow gives, to the bit.
 
-A `vmap` over `lax.switch` would compute every branch for every image. Here each op is a case of
-one fixed pass: a nearest-neighbour affine warp, then `base + table[image − base]`, where base is
-zero, the grey copy, the smoothed copy or the mean. Only a few images of a batch want a base, or a
-table made from their histogram: a CPU makes these for them one after the other, an accelerator,
-which a loop would leave idle, for all at once. What can be known ahead (warp coefficients, products
-with an enhancer's factor) is computed on the host as Pillow computes it, in float64 or float32;
-what is left for the device is integer arithmetic, look-ups and one float32 addition, which no
-compiler can contract or reorder.
+A `vmap` over `lax.switch` would compute every branch for every image. So on accelerators each op is
+a case of one fixed pass: a nearest-neighbour affine warp, then `base + table[image − base]`, where
+base is zero, the grey copy, the smoothed copy or the mean, and the table is given or made from the
+histogram. A CPU takes one image after the other and does only what its op needs, which a loop would
+be too slow for elsewhere. What can be known ahead (warp coefficients, products with an enhancer's
+factor) is computed on the host as Pillow computes it, in float64 or float32; what is left for the
+device is integer arithmetic, look-ups, one float32 addition and, on a CPU, the product before it:
+none of them can a compiler contract or reorder.
 """
 
 import functools
@@ -22,8 +22,7 @@ from jax import Array, lax
 
 from jaxunlearn.errors import UserError
 
-ZERO, GREY, SMOOTH, MEAN = range(4)
-GIVEN, AUTOCONTRAST, EQUALIZE = range(3)
+SAME, WARP, TABLE, AUTOCONTRAST, EQUALIZE, GREY, SMOOTH, MEAN = range(8)
 DIFFERENCES = np.arange(-255, 256)
 LEVELS = np.arange(256)
 
@@ -32,16 +31,15 @@ class Step(NamedTuple):
     """One op at one magnitude, as numbers: what `run` does to an image.
 
     Attributes:
+      kind: int32: SAME leaves the image alone, WARP and TABLE are told by the other fields,
+        AUTOCONTRAST and EQUALIZE make their own table, GREY, SMOOTH and MEAN their base.
       warp: int32 `[6]`, 16.16 fixed point: output (x, y) comes from (a·x + b·y + c, d·x + e·y + f).
       table: float32 `[511]`: what to add to base, by image − base from −255 to 255.
-      base: int32, which base: ZERO, GREY, SMOOTH or MEAN.
-      kind: int32, which table: GIVEN, or one made from the image.
     """
 
+    kind: Any = np.int32(SAME)
     warp: Any = np.array([1 << 16, 0, 1 << 15, 0, 1 << 16, 1 << 15], np.int32)
     table: Any = DIFFERENCES.astype(np.float32)
-    base: Any = np.int32(ZERO)
-    kind: Any = np.int32(GIVEN)
 
 
 # ---- Encoding on the host: magnitude → Step
@@ -50,7 +48,8 @@ class Step(NamedTuple):
 def _affine(a: float, b: float, c: float, d: float, e: float, f: float) -> Step:
     """Pillow's `transform(AFFINE, NEAREST)`: 16.16 fixed point, half a pixel in."""
     exact = (a, b, c + a * 0.5 + b * 0.5, d, e, f + d * 0.5 + e * 0.5)
-    return Step(warp=np.array([math.floor(v * 65536 + 0.5) for v in exact], np.int32))
+    warp = np.array([math.floor(v * 65536 + 0.5) for v in exact], np.int32)
+    return Step(np.int32(WARP), warp)
 
 
 def _rotate(degrees: float, height: int, width: int) -> Step:
@@ -63,14 +62,15 @@ def _rotate(degrees: float, height: int, width: int) -> Step:
     )  # fmt: skip
 
 
-def _blend(base: int, factor: float) -> Step:
+def _blend(kind: int, factor: float) -> Step:
     """Pillow's enhancers: base + factor·(image − base), with the product rounded to float32."""
-    return Step(base=np.int32(base), table=np.float32(factor) * DIFFERENCES.astype(np.float32))
+    return Step(np.int32(kind), table=np.float32(factor) * DIFFERENCES.astype(np.float32))
 
 
 def _table(values: np.ndarray) -> Step:
     """A table over the 256 levels."""
-    return Step(table=np.concatenate([np.zeros(255), values]).astype(np.float32))
+    table = np.concatenate([np.zeros(255), values]).astype(np.float32)
+    return Step(np.int32(TABLE), table=table)
 
 
 ENCODERS: dict[str, Callable[[float, int, int], Step]] = {
@@ -81,14 +81,14 @@ ENCODERS: dict[str, Callable[[float, int, int], Step]] = {
     "translate_x": lambda v, h, w: _affine(1, 0, math.floor(v + 0.5), 0, 1, 0),
     "translate_y": lambda v, h, w: _affine(1, 0, 0, 0, 1, math.floor(v + 0.5)),
     "rotate": _rotate,
-    "brightness": lambda v, h, w: _blend(ZERO, v),
+    "brightness": lambda v, h, w: _blend(TABLE, v),
     "color": lambda v, h, w: _blend(GREY, v),
     "contrast": lambda v, h, w: _blend(MEAN, v),
     "sharpness": lambda v, h, w: _blend(SMOOTH, v),
     "posterize": lambda v, h, w: _table(LEVELS & ~(2 ** (8 - int(v)) - 1)),
     "solarize": lambda v, h, w: _table(np.where(v > LEVELS, LEVELS, 255 - LEVELS)),
-    "autocontrast": lambda v, h, w: Step(kind=np.int32(AUTOCONTRAST)),
-    "equalize": lambda v, h, w: Step(kind=np.int32(EQUALIZE)),
+    "autocontrast": lambda v, h, w: Step(np.int32(AUTOCONTRAST)),
+    "equalize": lambda v, h, w: Step(np.int32(EQUALIZE)),
     "invert": lambda v, h, w: _table(255 - LEVELS),
 }
 
@@ -115,46 +115,34 @@ def apply(name: str, image: Array, magnitude: float = 0.0) -> Array:
 
 def run(images: Array, steps: Step) -> Array:
     """Does one encoded op to each image, uint8 `[B, H, W, C]`; fields of steps are `[B, ...]`."""
-    bases, tables = lax.platform_dependent(images, steps, cpu=for_those, default=for_all)
-    return jax.vmap(_look_up)(jax.vmap(_warp)(images, steps.warp), bases, tables)
+    return run_chains(images, jax.tree.map(lambda field: field[:, None], steps))
+
+
+def run_chains(images: Array, steps: Step) -> Array:
+    """Does several to each image, one after the other; fields of steps are `[B, n, ...]`."""
+    return lax.platform_dependent(images, steps, cpu=one_by_one, default=all_at_once)
+
+
+def all_at_once(images: Array, steps: Step) -> Array:
+    """One fixed pass without branches over all images for each op of a chain."""
+
+    def do(images, steps):
+        bases, tables = for_all(images, steps)
+        return jax.vmap(_look_up)(jax.vmap(_warp)(images, steps.warp), bases, tables), None
+
+    # A scan, because XLA would fuse unrolled passes and repeat the first for every later pixel.
+    return lax.scan(do, images, jax.tree.map(lambda field: field.swapaxes(0, 1), steps))[0]
 
 
 def for_all(images: Array, steps: Step) -> tuple[Array, Array]:
     """Bases uint8 `[B, H, W, C]` and tables float32 `[B, C, 511]`: each image has all, and one."""
-    cases = [jax.vmap(case)(images) for case in BASES]
-    bases = jnp.select([_each(steps.base, images) == i for i in range(len(BASES))], cases)
-    cases = [jax.vmap(case)(images) for case in (_histogram_table(t) for t in MADE_TABLES)]
-    tables = _given(images, steps)
-    return bases, jnp.select(
-        [_each(steps.kind, tables) == i for i in range(1, len(cases) + 1)], cases, tables
-    )
-
-
-def for_those(images: Array, steps: Step) -> tuple[Array, Array]:
-    """The same, made only for those images that want them, in a loop."""
-
-    def base(image, which):
-        return lax.switch(which, BASES, image)
-
-    def table(image, which):
-        return lax.switch(which - 1, [_histogram_table(t) for t in MADE_TABLES], image)
-
-    return (
-        _fill(jnp.zeros_like(images), base, images, steps.base),
-        _fill(_given(images, steps), table, images, steps.kind),
-    )
-
-
-def _fill(into: Array, make: Callable[[Array, Array], Array], images: Array, which: Array) -> Array:
-    """`into` with the rows where `which` `[B]` is not 0 recomputed from their images."""
-    wanted = which != 0
-    order = jnp.argsort(~wanted, stable=True)
-
-    def body(i, into):
-        row = order[i]
-        return lax.dynamic_update_index_in_dim(into, make(images[row], which[row]), row, 0)
-
-    return lax.fori_loop(0, jnp.sum(wanted), body, into)
+    kinds = [_each(steps.kind, images) == kind for kind in BASES]
+    bases = jnp.select(kinds, [jax.vmap(make)(images) for make in BASES.values()])
+    given = jnp.repeat(steps.table[:, None], images.shape[-1], axis=1)
+    levels = [jax.vmap(make)(images).astype(jnp.float32) for make in MADE_TABLES.values()]
+    made = [given.at[..., 255:].set(each) for each in levels]  # image − 0 is never below 0
+    kinds = [_each(steps.kind, given) == kind for kind in MADE_TABLES]
+    return bases, jnp.select(kinds, made, given)
 
 
 def _each(values: Array, like: Array) -> Array:
@@ -162,49 +150,86 @@ def _each(values: Array, like: Array) -> Array:
     return values.reshape(-1, *[1] * (like.ndim - 1))
 
 
-def _given(images: Array, steps: Step) -> Array:
-    """The tables that the steps bring, for every channel; float32 `[B, C, 511]`."""
-    return jnp.repeat(steps.table[:, None], images.shape[-1], axis=1)
+def _look_up(image: Array, base: Array, tables: Array) -> Array:
+    """`base + table[image − base]` in whole levels; tables float32 `[C, 511]`."""
+    difference = image.astype(jnp.int32) - base + 255
+    channel = jnp.arange(image.shape[-1])[None, None, :]
+    return _whole(base + tables[channel, difference])
+
+
+def _whole(levels: Array) -> Array:
+    """Levels clipped and cut to uint8."""
+    return jnp.clip(levels, 0, 255).astype(jnp.uint8)
+
+
+def one_by_one(images: Array, steps: Step) -> Array:
+    """Each chain by itself, so that its image stays in the cache; each op the shortest way."""
+    length = steps.kind.shape[1]
+    steps = jax.tree.map(lambda field: field.reshape(-1, *field.shape[2:]), steps)
+    wanted = steps.kind != SAME
+    order = jnp.argsort(~wanted, stable=True)
+
+    def body(i, images):
+        row = order[i] // length
+        step = jax.tree.map(lambda field: field[order[i]], steps)
+        case = jnp.int32(step.kind >= TABLE) + (step.kind >= GREY)
+        # With its rank: XLA would copy `images[row]` twice.
+        image = lax.dynamic_slice_in_dim(images, row, 1)
+        done = lax.switch(case, (_warped, _levelled, _blended), image, step)
+        return lax.dynamic_update_slice_in_dim(images, done, row, 0)
+
+    return lax.fori_loop(0, jnp.sum(wanted), body, images)
+
+
+# The ops on a CPU, of one image uint8 `[1, H, W, C]`. What XLA fuses with a look-up it does not
+# vectorise, nor loops over channels alone: so what a `switch` gives here is small or in rows.
+
+
+def _warped(image: Array, step: Step) -> Array:
+    return _warp(image[0], step.warp)[None]
+
+
+def _levelled(image: Array, step: Step) -> Array:
+    """Each level through a table uint8 `[C, 256]`."""
+    given = jnp.tile(_whole(step.table[255:]), (image.shape[-1], 1))
+    made = [lambda image, _, make=make: _whole(make(image[0])) for make in MADE_TABLES.values()]
+    levels = lax.switch(step.kind - TABLE, [lambda _, given: given, *made], image, given)
+    channel = jnp.arange(image.shape[-1])
+    return levels.at[channel, image.astype(jnp.int32)].get(mode="promise_in_bounds")
+
+
+def _blended(image: Array, step: Step) -> Array:
+    """`base + factor·(image − base)`, with the product rounded to float32."""
+    rows = (image.shape[1], -1)
+    makers = [lambda image, make=make: make(image[0]).reshape(rows) for make in BASES.values()]
+    base = lax.switch(step.kind - GREY, makers, image).reshape(image.shape).astype(jnp.float32)
+    product = step.table[256] * (image.astype(jnp.float32) - base)
+    # To clip it changes no level, but keeps compilers from contracting product and sum.
+    return _whole(base + jnp.clip(product, -255, 255))
 
 
 def _warp(image: Array, warp: Array) -> Array:
     """Nearest-neighbour affine warp, 0 where the source lies outside."""
-    height, width = image.shape[:2]
+    height, width, channels = image.shape
     y, x = jnp.arange(height)[:, None], jnp.arange(width)[None, :]
     from_x = (warp[0] * x + warp[1] * y + warp[2]) >> 16
     from_y = (warp[3] * x + warp[4] * y + warp[5]) >> 16
     inside = (from_x >= 0) & (from_x < width) & (from_y >= 0) & (from_y < height)
-    pixels = image[jnp.clip(from_y, 0, height - 1), jnp.clip(from_x, 0, width - 1)]
+    source = jnp.where(inside, from_y * width + from_x, 0)
+    pixels = image.reshape(-1, channels).at[source].get(mode="promise_in_bounds")
     return jnp.where(inside[:, :, None], pixels, 0)
-
-
-def _look_up(image: Array, base: Array, tables: Array) -> Array:
-    """`base + table[image − base]` clipped and cut to whole levels; tables float32 `[C, 511]`."""
-    difference = image.astype(jnp.int32) - base + 255
-    channel = jnp.arange(image.shape[-1])[None, None, :]
-    return jnp.clip(base + tables[channel, difference], 0, 255).astype(jnp.uint8)
-
-
-def _histogram_table(make: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    """From an image to its table float32 `[C, 511]`, given one from counts to levels."""
-
-    def table(image):
-        levels = make(histogram(image)).astype(jnp.float32)
-        return jnp.pad(levels, ((0, 0), (255, 0)))  # image − 0 is never below 0
-
-    return table
 
 
 def histogram(image: Array) -> Array:
     """How often each level occurs, int32 `[C, 256]`."""
-    channels = image.shape[-1]
-    # One flat scatter: 60 times faster on CPU than one-hot matrix products, 15 than a sort.
-    index = image.astype(jnp.int32) + 256 * jnp.arange(channels)[None, None, :]
-    return jnp.zeros(channels * 256, jnp.int32).at[index.ravel()].add(1).reshape(channels, 256)
+    # Scatters: 60 times faster on CPU than one-hot matrix products, 15 than a sort.
+    planes = jnp.moveaxis(image, -1, 0).astype(jnp.int32)
+    return jnp.stack([jnp.zeros(256, jnp.int32).at[plane.ravel()].add(1) for plane in planes])
 
 
-def equalize_table(counts: Array) -> Array:
-    """Pillow's equalize: int32 `[C, 256]` from counts `[C, 256]`."""
+def equalize_table(image: Array) -> Array:
+    """Pillow's equalize: the new levels, int32 `[C, 256]`."""
+    counts = histogram(image)
     below = jnp.cumsum(counts, axis=1) - counts
     highest = jnp.max(jnp.where(counts > 0, LEVELS[None], 0), axis=1, keepdims=True)
     # Pixels below the highest level, shared out over 255 steps; too few of them: no change.
@@ -213,8 +238,9 @@ def equalize_table(counts: Array) -> Array:
     return jnp.where(step > 0, table, LEVELS[None])
 
 
-def autocontrast_table(counts: Array) -> Array:
-    """Pillow's autocontrast: int32 `[C, 256]` from counts `[C, 256]`."""
+def autocontrast_table(image: Array) -> Array:
+    """Pillow's autocontrast: the new levels, int32 `[C, 256]`."""
+    counts = histogram(image)
     low = jnp.min(jnp.where(counts > 0, LEVELS[None], 255), axis=1, keepdims=True)
     high = jnp.max(jnp.where(counts > 0, LEVELS[None], 0), axis=1, keepdims=True)
     exact = jnp.clip(255 * (LEVELS[None] - low) // jnp.maximum(high - low, 1), 0, 255)
@@ -260,18 +286,23 @@ def mean(image: Array) -> Array:
 
 def smooth(image: Array) -> Array:
     """Pillow's SMOOTH filter, 1 1 1 / 1 5 1 / 1 1 1 over 13, border as it was."""
-    levels = image.astype(jnp.uint16)
-    columns = levels[:-2] + levels[1:-1] + levels[2:]
-    total = columns[:, :-2] + columns[:, 1:-1] + columns[:, 2:] + 4 * levels[1:-1, 1:-1]
+    height, width, channels = image.shape
+    rows = image.reshape(height, -1)
+    padded = jnp.pad(rows, ((1, 1), (channels, channels)), mode="edge").astype(jnp.uint16)
+    total = 4 * rows.astype(jnp.uint16)
+    for down in range(3):
+        for right in (0, channels, 2 * channels):
+            total += padded[down : down + height, right : right + width * channels]
+    y, x = jnp.arange(height)[:, None], jnp.arange(width * channels)[None, :] // channels
+    inside = (y > 0) & (y < height - 1) & (x > 0) & (x < width - 1)
     # Rounding to nearest meets no ties, 13 being odd.
-    inner = jnp.pad(((2 * total + 13) // 26).astype(jnp.uint8), ((1, 1), (1, 1), (0, 0)))
-    # Not `image.at[1:-1, 1:-1].set`, which XLA does in place on CPU while still reading the image.
-    return fill_box(image, (1, 1, image.shape[0] - 1, image.shape[1] - 1), inner)
+    smoothed = jnp.where(inside, ((2 * total + 13) // 26).astype(jnp.uint8), rows)
+    return smoothed.reshape(image.shape)
 
 
-# By number: what `Step.base` and, from 1, `Step.kind` mean.
-BASES = (jnp.zeros_like, grey, smooth, lambda image: jnp.full_like(image, mean(image)))
-MADE_TABLES = (autocontrast_table, equalize_table)
+# By kind: how to make the base, uint8 `[H, W, C]`, or the table, int32 `[C, 256]`.
+BASES = {GREY: grey, SMOOTH: smooth, MEAN: lambda image: jnp.full_like(image, mean(image))}
+MADE_TABLES = {AUTOCONTRAST: autocontrast_table, EQUALIZE: equalize_table}
 
 
 # ---- Ops outside the fixed pass

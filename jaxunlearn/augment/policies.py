@@ -174,18 +174,16 @@ def encode(space: Space, shape: Shape) -> Callable[[Array, Array, Array], ops.St
 
     def look_up(op, level, sign):
         row = (op * num_bins + level) * 2 + sign
-        warp, base, kind = (jnp.asarray(a)[row] for a in (stacked.warp, stacked.base, stacked.kind))
-        return ops.Step(warp, jnp.asarray(tables)[jnp.asarray(which)[row]], base, kind)
+        kind, warp, table = (jnp.asarray(a)[row] for a in (stacked.kind, stacked.warp, which))
+        return ops.Step(kind, warp, jnp.asarray(tables)[table])
 
     return look_up
 
 
 def do_ops(images: Array, space: Space, choices: dict[str, Array]) -> Array:
     """Does the chosen ops one after the other; `op`, `level` and `sign`, int32 `[B, n]` each."""
-    chosen = (choices[name].T for name in ("op", "level", "sign"))
-    steps = encode(space, images.shape[1:])(*chosen)
-    # A scan, because XLA would fuse unrolled passes and repeat the first for every later pixel.
-    return jax.lax.scan(lambda images, step: (ops.run(images, step), None), images, steps)[0]
+    steps = encode(space, images.shape[1:])(choices["op"], choices["level"], choices["sign"])
+    return ops.run_chains(images, steps)
 
 
 def trivialaugment(num_bins: int = 31) -> Policy:
