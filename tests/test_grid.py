@@ -49,8 +49,8 @@ def finished(tmp_path_factory):
         return apply(*args)
 
     class Programs(programs.Programs):
-        def __init__(self, mesh):
-            super().__init__(mesh)
+        def __init__(self, *args):
+            super().__init__(*args)
             made.append(self)
 
     with pytest.MonkeyPatch.context() as patch:
