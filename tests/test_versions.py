@@ -14,8 +14,9 @@ def declared(section, *keys):
     """What entries of setup.cfg require: name -> lowest version, None where any will do."""
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
-    lines = [line for key in keys for line in setup[section][key].split()]
-    found = [re.fullmatch(r"([a-z0-9-]+)(?:\[\w+\])?(?:>=([\d.]+))?", line) for line in lines]
+    given = [line for key in keys for line in setup[section][key].strip().splitlines()]
+    lines = [line.partition(";")[0].strip() for line in given]  # without the platforms
+    found = [re.fullmatch(r"([a-z0-9-]+)(?:\[\w+\])?(?:[>=]=([\d.]+))?", line) for line in lines]
     assert all(found), lines
     return {match[1]: match[2] for match in found}
 
