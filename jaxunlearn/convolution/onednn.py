@@ -232,7 +232,7 @@ class _Library:
     def size(self, described: c_void_p) -> int:
         """Bytes of memory, up to the next that is aligned."""
         size = self._functions.dnnl_memory_desc_get_size(described)
-        return -(-size // ALIGNMENT) * ALIGNMENT
+        return _aligned(size)
 
     def memory(self, described: c_void_p) -> c_void_p:
         """Memory of this description, which lies nowhere yet."""
@@ -274,7 +274,7 @@ class _Primitive:
         self._library = library
         self._given: list[c_void_p] = []  # memory of XLA's
         self._own: list[tuple[c_void_p, int]] = []  # of ours, and where in the scratch it lies
-        self._size = 0
+        self.size = 0  # of the scratch that it uses, in bytes
         before: list[tuple] = []
         after: list[tuple] = []
         used: list[tuple[int, c_void_p]] = []
@@ -295,16 +295,11 @@ class _Primitive:
         used.append((SCRATCHPAD, self._memory(library.wanted(primitive, SCRATCHPAD))))
         self._calls = [*before, self._call(primitive, used), *after]
 
-    @property
-    def size(self) -> int:
-        """Bytes of scratch."""
-        return self._size
-
     def _memory(self, described: c_void_p) -> c_void_p:
         """Memory of our own."""
         memory = self._library.memory(described)
-        self._own.append((memory, self._size))
-        self._size += self._library.size(described)
+        self._own.append((memory, self.size))
+        self.size += self._library.size(described)
         return memory
 
     def _copy(self, source: tuple, target: tuple) -> tuple:
@@ -321,7 +316,7 @@ class _Primitive:
     def __call__(self, buffers: Sequence[int], before: int = 0) -> None:
         """Computes on arrays at these addresses; `before` bytes of the scratch are in use."""
         library = self._library
-        start = library.space(before + self._size) + before
+        start = library.space(before + self.size) + before
         for memory, address in zip(self._given, buffers, strict=True):
             library.place(memory, address)
         for memory, offset in self._own:
@@ -345,8 +340,8 @@ class _Rows:
         self._library = library
         x = x.cropped(found.high)
         own, total = _dense_images(x), _dense_images(kernel._replace(dtype="float32"))
-        self._place = -(-own.bytes // ALIGNMENT) * ALIGNMENT  # of the sum, behind the images
-        self._before = self._place + -(-total.bytes // ALIGNMENT) * ALIGNMENT
+        self._place = _aligned(own.bytes)  # of the sum, behind the images
+        self._before = self._place + _aligned(total.bytes)
         self._first, self._last = (
             _Primitive(
                 library,
@@ -501,6 +496,11 @@ def _high(image, out, kernel, stride, low) -> list[int]:
     """The padding at the end, below 0 where a stride leaves the last pixels out."""
     parts = zip(image[2:], out[2:], kernel[2:], stride, low, strict=True)
     return [(o - 1) * s + k - i - p for i, o, k, s, p in parts]
+
+
+def _aligned(size: int) -> int:
+    """Bytes up to the next address where memory may begin."""
+    return -(-size // ALIGNMENT) * ALIGNMENT
 
 
 def _sizes(values: Sequence[int]) -> Any:

@@ -4,7 +4,6 @@ The layouts are those of `xla/ffi/api/c_api.h`, which comes with jaxlib; within 
 the interface they only grow at their ends.
 """
 
-import contextlib
 import ctypes
 import re
 from collections.abc import Callable
@@ -166,6 +165,5 @@ def register(name: str, run: Callable[[bytes, list[int]], None]) -> None:
     try:
         jax.ffi.register_ffi_target(name, capsule, platform="cpu")
     except BaseException:
-        with contextlib.suppress(KeyError):
-            del _KEPT[name]
+        del _KEPT[name]
         raise
