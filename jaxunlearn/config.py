@@ -59,7 +59,7 @@ EVAL = {
     "members": "all",
     "scenarios": ((1.0, 1.0), (20.0, 1.0)),  # costs (C_FN, C_FP) of the global risk
     "malignant_rule": "argmax",  # of several classes: argmax, or sum of probabilities
-    "batch_size": 512,
+    "batch_size": 128,
 }
 
 RULES: dict[str, Rule] = {

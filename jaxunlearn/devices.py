@@ -115,9 +115,9 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
     return _put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
-def shard_batches(array: np.ndarray, mesh: Mesh) -> jax.Array:
-    """Puts an array `[..., batch]` on the mesh, each batch split between the devices."""
-    spec = PartitionSpec(*[None] * (array.ndim - 1), "data")
+def shard_batches(array: np.ndarray, mesh: Mesh, axis: int = -1) -> jax.Array:
+    """Puts an array on the mesh, its axis of the batch, the last one, split between the devices."""
+    spec = PartitionSpec(*[None] * (axis % array.ndim), "data")
     return _put(array, NamedSharding(mesh, spec))
 
 

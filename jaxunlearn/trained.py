@@ -279,10 +279,12 @@ class Trainer:
 
     def _predict(self, recipe: Recipe, bench: Bench, result: Result) -> dict[str, np.ndarray]:
         """The model's logits on every set."""
-        logits = {}
-        for which in SETS:
-            images = bench.images if which == "train" else getattr(recipe.dataset, which).images
-            logits[which] = predict(result.variables, images, bench, self.predict_batch)
+        logits = {
+            which: predict(
+                result.variables, getattr(recipe.dataset, which).images, bench, self.predict_batch
+            )
+            for which in SETS
+        }
         if not all(np.isfinite(values).all() for values in logits.values()):
             problem = "its logits are not finite; try a lower learning rate"
             self._fail(recipe, problem, jax.device_get(result.variables))

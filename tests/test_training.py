@@ -120,7 +120,7 @@ def test_four_devices_give_the_numbers_of_one():
 def test_the_scanned_epoch_of_accelerators_equals_the_loop(monkeypatch):
     task = toy.task()
     looped = train(epochs(2, task.labels))
-    logits = training.predict(looped.variables, task.bench.images, task.bench, 16)
+    logits = task.logits(np.arange(40), looped.variables)
     monkeypatch.setattr(devices, "on_cpu", lambda mesh: False)
     scanned = train(epochs(2, task.labels))
     assert scanned.history[-1]["accuracy"] == looped.history[-1]["accuracy"]
@@ -128,7 +128,7 @@ def test_the_scanned_epoch_of_accelerators_equals_the_loop(monkeypatch):
         jax.tree.leaves(looped.variables), jax.tree.leaves(scanned.variables), strict=True
     ):
         np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-4, atol=1e-5)
-    mapped = training.predict(looped.variables, task.bench.images, task.bench, 16)
+    mapped = task.logits(np.arange(40), looped.variables)
     np.testing.assert_allclose(logits, mapped, rtol=1e-4, atol=1e-5)
 
 
@@ -227,11 +227,21 @@ def test_progress_counts_every_image_and_ends_at_one():
 
 def test_prediction_does_not_depend_on_the_batch_size():
     task = toy.task()
-    a, b = (
-        training.predict(task.original, task.bench.images, task.bench, size) for size in (7, 40)
+    a, b, c = (
+        training.predict(task.original, task.bench.images, task.bench, size) for size in (7, 40, 64)
     )
     assert a.shape == (40, toy.NUM_CLASSES) and a.dtype == np.float32
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(a, c, rtol=1e-5, atol=1e-6)
+
+
+def test_one_program_predicts_sets_of_any_size():
+    task = toy.task()
+    task.bench.programs._compiled.clear()
+    for count in (40, 3):
+        images = np.asarray(task.bench.images)[:count]
+        assert len(training.predict(task.original, images, task.bench, 16)) == count
+    assert len(task.bench.programs) == 1
 
 
 def test_normalise_is_per_channel():

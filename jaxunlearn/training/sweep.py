@@ -1,6 +1,5 @@
 """Sweeps: a function of the variables and a batch, over a set in evaluation mode."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, Literal
@@ -135,19 +134,29 @@ def logits(variables: Variables, batch: Batch, context: Any) -> jax.Array:
     return batch.logits_of(variables)
 
 
+@functools.cache
+def make_logits(model: Model, mean: tuple[float, ...], std: tuple[float, ...]) -> Callable:
+    """Returns `(variables, images [B, H, W, C]) -> logits [B, num_classes]`."""
+    return lambda variables, images: model.apply(
+        variables, normalise(images, mean, std), False, None
+    )[0]
+
+
 def predict(
-    variables: Variables,
-    images: np.ndarray | jax.Array,
-    bench: Bench,
-    batch_size: int,
+    variables: Variables, images: np.ndarray | jax.Array, bench: Bench, batch_size: int
 ) -> np.ndarray:
-    """Returns logits float32 `[N, num_classes]` of images uint8 `[N, H, W, C]`, not in training."""
-    mesh, count = bench.programs.mesh, len(images)
-    # No larger than needed, and one that the devices can split.
-    batch_size = -(-min(batch_size, count) // mesh.size) * mesh.size
-    setup = dataclasses.replace(bench.setup, batch_size=batch_size)
-    bench = Bench(setup, devices.replicate(images, mesh), bench.programs)
-    blank = np.zeros(count, np.int32)
-    return sweep(logits, variables, bench, np.arange(count), blank, reduce="stack").astype(
-        np.float32
-    )
+    """Returns logits float32 `[N, num_classes]` of images uint8 `[N, H, W, C]`, not in training.
+
+    Batch after batch is sent, so that one program serves sets of any size.
+    """
+    setup, programs = bench.setup, bench.programs
+    mesh, images = programs.mesh, np.asarray(images)
+    order, _ = batches(np.arange(len(images)), -(-batch_size // mesh.size) * mesh.size)
+    variables = devices.replicate(variables, mesh)
+    parts: list[Any] = []
+    for rows in order:
+        args = (variables, devices.shard_batches(images[rows], mesh, axis=0))
+        parts.append(programs(make_logits(setup.model, setup.mean, setup.std), *args)(*args))
+        # While this one is computed; not all at once, as a whole set may be too large.
+        parts[-2:-1] = jax.device_get(parts[-2:-1])
+    return np.concatenate(jax.device_get(parts))[: len(images)]
