@@ -1,3 +1,4 @@
+import functools
 import runpy
 from pathlib import Path
 
@@ -11,16 +12,15 @@ from hypothesis import strategies as st
 
 from jaxunlearn.augment import ops, policies
 from jaxunlearn.errors import UserError
+from jaxunlearn.jaxprs import equations
 
 pillow = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "augment.py"))
 run = jax.jit(ops.run)
 
 
-@jax.jit
-def run_as_on_accelerators(images, steps):
-    return jax.vmap(ops._look_up)(
-        jax.vmap(ops._warp)(images, steps.warp), *ops.for_all(images, steps)
-    )
+@functools.partial(jax.jit, static_argnames="by")
+def run_as_on_accelerators(images, steps, by):
+    return ops.all_at_once(images, jax.tree.map(lambda field: field[:, None], steps), by)
 
 
 def repeat(step, count):
@@ -74,7 +74,9 @@ def test_every_op_at_every_magnitude_is_pillows(shape):
     for image in images_of(shape):
         images = np.stack([image] * len(every))
         ours = np.asarray(run(images, stacked))
-        np.testing.assert_array_equal(ours, run_as_on_accelerators(images, stacked))
+        # On a CPU products with one-hot matrices take a minute at 32 pixels.
+        for by in (ops.GATHERS, ops.PRODUCTS) if shape[0] * shape[1] < 500 else (ops.GATHERS,):
+            np.testing.assert_array_equal(ours, run_as_on_accelerators(images, stacked, by))
         for row, (name, value) in zip(ours, every, strict=True):
             expected = by_pillow(image, name, value)
             np.testing.assert_array_equal(row, expected, err_msg=f"{name} {value}")
@@ -174,9 +176,26 @@ def test_stain_of_a_grey_image_is_a_user_error():
         ops.stain(jnp.zeros((4, 4, 1), jnp.uint8), jnp.ones(3), jnp.zeros(3))
 
 
-def test_pass_has_no_branches_on_accelerators_and_no_host_calls():
-    images = jnp.zeros((2, 32, 32, 3), jnp.uint8)
-    steps = repeat(ops.ENCODERS["rotate"](30, 32, 32), 2)
-    text = str(jax.make_jaxpr(run_as_on_accelerators)(images, steps))
-    assert not [word for word in ("cond[", "while[", "callback", "f64") if word in text]
+@pytest.mark.parametrize("shape", [(32, 32, 3), (80, 72, 1)])
+def test_pass_has_no_branches_on_accelerators_no_gathers_of_pixels_and_no_host_calls(shape):
+    images = jnp.zeros((2, *shape), jnp.uint8)
+    steps = repeat(ops.ENCODERS["rotate"](30, *shape[:2]), 2)
+    for by in (ops.GATHERS, ops.PRODUCTS):
+        made = jax.make_jaxpr(functools.partial(run_as_on_accelerators, by=by))(images, steps)
+        assert not [word for word in ("cond[", "while[", "callback", "f64") if word in str(made)]
+        gathered = max(
+            equation.invars[1].aval.size
+            for equation in equations(made.jaxpr)
+            if equation.primitive.name == "gather"
+        )
+        assert (gathered < shape[0] * shape[1]) == (by is ops.PRODUCTS)
     assert "callback" not in str(jax.make_jaxpr(ops.run)(images, steps))
+
+
+def test_large_images_are_warped_by_products_as_by_gathers():
+    images = np.random.default_rng(0).integers(0, 256, (6, 80, 72, 3), np.uint8)
+    ways = [("rotate", v) for v in (-135, 31, 90)] + [("shear_x", 0.9), ("translate_y", -20)]
+    warps = np.stack([ops.ENCODERS[name](v, 80, 72).warp for name, v in [*ways, ("rotate", 0)]])
+    assert 80 * 72 > ops.SMALL
+    by_products = jax.jit(ops.PRODUCTS.warp)(images, warps)
+    np.testing.assert_array_equal(by_products, jax.jit(ops.GATHERS.warp)(images, warps))

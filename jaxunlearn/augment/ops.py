@@ -1,13 +1,14 @@
 """Image operations on uint8 `[H, W, C]`, C 1 or 3, that give what Pillow gives, to the bit.
 
-A `vmap` over `lax.switch` would compute every branch for every image. So on accelerators each op is
-a case of one fixed pass: a nearest-neighbour affine warp, then `base + table[image − base]`, where
-base is zero, the grey copy, the smoothed copy or the mean, and the table is given or made from the
-histogram. A CPU takes one image after the other and does only what its op needs, which a loop would
-be too slow for elsewhere. What can be known ahead (warp coefficients, products with an enhancer's
-factor) is computed on the host as Pillow computes it, in float64 or float32; what is left for the
-device is integer arithmetic, look-ups, one float32 addition and, on a CPU, the product before it:
-none of them can a compiler contract or reorder.
+A `vmap` over `lax.switch` would compute every branch for every image. So accelerators give all
+images of a batch one fixed pass: a nearest-neighbour affine warp; a table of levels, given or made
+from the histogram; and `base + factor·(image − base)`, where base is the grey copy, the smoothed
+copy or the mean; of which each image keeps one. A TPU, which gathers slowly, does its look-ups as
+products with one-hot matrices: whole numbers up to 256 are exact in bfloat16. A CPU takes one image
+after the other and does only what its op needs, which a loop would be too slow for elsewhere. What
+can be known ahead (warp coefficients, tables) is computed on the host as Pillow computes it, in
+float64 or float32; what is left for the device is integer arithmetic, look-ups, and a float32
+product and sum, which no compiler can contract or reorder.
 """
 
 import functools
@@ -23,7 +24,6 @@ from jax import Array, lax
 from jaxunlearn.errors import UserError
 
 SAME, WARP, TABLE, AUTOCONTRAST, EQUALIZE, GREY, SMOOTH, MEAN = range(8)
-DIFFERENCES = np.arange(-255, 256)
 LEVELS = np.arange(256)
 
 
@@ -31,15 +31,17 @@ class Step(NamedTuple):
     """One op at one magnitude, as numbers: what `run` does to an image.
 
     Attributes:
-      kind: int32: SAME leaves the image alone, WARP and TABLE are told by the other fields,
+      kind: int32: SAME leaves the image alone, WARP and TABLE are told by their fields,
         AUTOCONTRAST and EQUALIZE make their own table, GREY, SMOOTH and MEAN their base.
       warp: int32 `[6]`, 16.16 fixed point: output (x, y) comes from (a·x + b·y + c, d·x + e·y + f).
-      table: float32 `[511]`: what to add to base, by image − base from −255 to 255.
+      table: uint8 `[256]`: the new levels.
+      factor: float32: of the image's difference from its base.
     """
 
     kind: Any = np.int32(SAME)
     warp: Any = np.array([1 << 16, 0, 1 << 15, 0, 1 << 16, 1 << 15], np.int32)
-    table: Any = DIFFERENCES.astype(np.float32)
+    table: Any = LEVELS.astype(np.uint8)
+    factor: Any = np.float32(1)
 
 
 # ---- Encoding on the host: magnitude → Step
@@ -64,13 +66,17 @@ def _rotate(degrees: float, height: int, width: int) -> Step:
 
 def _blend(kind: int, factor: float) -> Step:
     """Pillow's enhancers: base + factor·(image − base), with the product rounded to float32."""
-    return Step(np.int32(kind), table=np.float32(factor) * DIFFERENCES.astype(np.float32))
+    return Step(np.int32(kind), factor=np.float32(factor))
+
+
+def _brightness(factor: float) -> Step:
+    """The same over a base of 0."""
+    return _table(np.float32(factor) * LEVELS.astype(np.float32))
 
 
 def _table(values: np.ndarray) -> Step:
-    """A table over the 256 levels."""
-    table = np.concatenate([np.zeros(255), values]).astype(np.float32)
-    return Step(np.int32(TABLE), table=table)
+    """A table over the 256 levels, clipped and cut to whole ones."""
+    return Step(np.int32(TABLE), table=np.clip(values, 0, 255).astype(np.uint8))
 
 
 ENCODERS: dict[str, Callable[[float, int, int], Step]] = {
@@ -81,7 +87,7 @@ ENCODERS: dict[str, Callable[[float, int, int], Step]] = {
     "translate_x": lambda v, h, w: _affine(1, 0, math.floor(v + 0.5), 0, 1, 0),
     "translate_y": lambda v, h, w: _affine(1, 0, 0, 0, 1, math.floor(v + 0.5)),
     "rotate": _rotate,
-    "brightness": lambda v, h, w: _blend(TABLE, v),
+    "brightness": lambda v, h, w: _brightness(v),
     "color": lambda v, h, w: _blend(GREY, v),
     "contrast": lambda v, h, w: _blend(MEAN, v),
     "sharpness": lambda v, h, w: _blend(SMOOTH, v),
@@ -120,46 +126,68 @@ def run(images: Array, steps: Step) -> Array:
 
 def run_chains(images: Array, steps: Step) -> Array:
     """Does several to each image, one after the other; fields of steps are `[B, n, ...]`."""
-    return lax.platform_dependent(images, steps, cpu=one_by_one, default=all_at_once)
+    return lax.platform_dependent(
+        images,
+        steps,
+        cpu=one_by_one,
+        tpu=functools.partial(all_at_once, by=PRODUCTS),
+        default=functools.partial(all_at_once, by=GATHERS),
+    )
 
 
-def all_at_once(images: Array, steps: Step) -> Array:
+class LookUps(NamedTuple):
+    """How a batch `[B, H, W, C]` is looked up in.
+
+    Attributes:
+      warp: (images, warps int32 [B, 6]) -> images.
+      levels: (images, tables uint8 [B, C, 256]) -> images.
+      histogram: images -> int32 [B, C, 256].
+    """
+
+    warp: Callable[[Array, Array], Array]
+    levels: Callable[[Array, Array], Array]
+    histogram: Callable[[Array], Array]
+
+
+def all_at_once(images: Array, steps: Step, by: LookUps) -> Array:
     """One fixed pass without branches over all images for each op of a chain."""
 
     def do(images, steps):
-        bases, tables = for_all(images, steps)
-        return jax.vmap(_look_up)(jax.vmap(_warp)(images, steps.warp), bases, tables), None
+        counts = by.histogram(images)
+        given = jnp.repeat(steps.table[:, None], images.shape[-1], axis=1)
+        tables = _chosen(steps.kind, given, {k: f(counts) for k, f in MADE_TABLES.items()})
+        bases = {kind: jax.vmap(make)(images) for kind, make in BASES.items()}
+        levelled, warped = by.levels(images, tables), by.warp(images, steps.warp)
+        blended = _blend_with(images, _chosen(steps.kind, images, bases), _each(steps.factor, 4))
+        done = dict.fromkeys((TABLE, *MADE_TABLES), levelled) | dict.fromkeys(BASES, blended)
+        return _chosen(steps.kind, images, done | {WARP: warped}), None
 
     # A scan, because XLA would fuse unrolled passes and repeat the first for every later pixel.
     return lax.scan(do, images, jax.tree.map(lambda field: field.swapaxes(0, 1), steps))[0]
 
 
-def for_all(images: Array, steps: Step) -> tuple[Array, Array]:
-    """Bases uint8 `[B, H, W, C]` and tables float32 `[B, C, 511]`: each image has all, and one."""
-    kinds = [_each(steps.kind, images) == kind for kind in BASES]
-    bases = jnp.select(kinds, [jax.vmap(make)(images) for make in BASES.values()])
-    given = jnp.repeat(steps.table[:, None], images.shape[-1], axis=1)
-    levels = [jax.vmap(make)(images).astype(jnp.float32) for make in MADE_TABLES.values()]
-    made = [given.at[..., 255:].set(each) for each in levels]  # image − 0 is never below 0
-    kinds = [_each(steps.kind, given) == kind for kind in MADE_TABLES]
-    return bases, jnp.select(kinds, made, given)
+def _chosen(kinds: Array, default: Array, values: dict[int, Array]) -> Array:
+    """Of each image the value of its kind, or the default."""
+    of_kind = [_each(kinds, default.ndim) == kind for kind in values]
+    return jnp.select(of_kind, [value.astype(default.dtype) for value in values.values()], default)
 
 
-def _each(values: Array, like: Array) -> Array:
-    """Values `[B]` with the rank of `like`."""
-    return values.reshape(-1, *[1] * (like.ndim - 1))
-
-
-def _look_up(image: Array, base: Array, tables: Array) -> Array:
-    """`base + table[image − base]` in whole levels; tables float32 `[C, 511]`."""
-    difference = image.astype(jnp.int32) - base + 255
-    channel = jnp.arange(image.shape[-1])[None, None, :]
-    return _whole(base + tables[channel, difference])
+def _each(values: Array, rank: int) -> Array:
+    """Values `[B]` with this rank."""
+    return values.reshape(-1, *[1] * (rank - 1))
 
 
 def _whole(levels: Array) -> Array:
     """Levels clipped and cut to uint8."""
     return jnp.clip(levels, 0, 255).astype(jnp.uint8)
+
+
+def _blend_with(image: Array, base: Array, factor: Array) -> Array:
+    """`base + factor·(image − base)`, with the product rounded to float32."""
+    base = base.astype(jnp.float32)
+    product = factor * (image.astype(jnp.float32) - base)
+    # To clip it changes no level, but keeps compilers from contracting product and sum.
+    return _whole(base + jnp.clip(product, -255, 255))
 
 
 def one_by_one(images: Array, steps: Step) -> Array:
@@ -191,33 +219,46 @@ def _warped(image: Array, step: Step) -> Array:
 
 def _levelled(image: Array, step: Step) -> Array:
     """Each level through a table uint8 `[C, 256]`."""
-    given = jnp.tile(_whole(step.table[255:]), (image.shape[-1], 1))
-    made = [lambda image, _, make=make: _whole(make(image[0])) for make in MADE_TABLES.values()]
-    levels = lax.switch(step.kind - TABLE, [lambda _, given: given, *made], image, given)
-    channel = jnp.arange(image.shape[-1])
-    return levels.at[channel, image.astype(jnp.int32)].get(mode="promise_in_bounds")
+    given = jnp.tile(step.table, (image.shape[-1], 1))
+    made = [
+        lambda image, _, make=make: make(histogram(image[0])).astype(jnp.uint8)
+        for make in MADE_TABLES.values()
+    ]
+    table = lax.switch(step.kind - TABLE, [lambda _, given: given, *made], image, given)
+    return _levels(image, table)
 
 
 def _blended(image: Array, step: Step) -> Array:
-    """`base + factor·(image − base)`, with the product rounded to float32."""
     rows = (image.shape[1], -1)
     makers = [lambda image, make=make: make(image[0]).reshape(rows) for make in BASES.values()]
-    base = lax.switch(step.kind - GREY, makers, image).reshape(image.shape).astype(jnp.float32)
-    product = step.table[256] * (image.astype(jnp.float32) - base)
-    # To clip it changes no level, but keeps compilers from contracting product and sum.
-    return _whole(base + jnp.clip(product, -255, 255))
+    base = lax.switch(step.kind - GREY, makers, image).reshape(image.shape)
+    return _blend_with(image, base, step.factor)
+
+
+# Look-ups by gathers.
+
+
+def _source(image: Array, warp: Array) -> tuple[Array, Array]:
+    """The column and the row, int32 `[H, W]` each, that a pixel comes from."""
+    y, x = jnp.arange(image.shape[0])[:, None], jnp.arange(image.shape[1])[None, :]
+    column = (warp[0] * x + warp[1] * y + warp[2]) >> 16
+    return column, (warp[3] * x + warp[4] * y + warp[5]) >> 16
 
 
 def _warp(image: Array, warp: Array) -> Array:
     """Nearest-neighbour affine warp, 0 where the source lies outside."""
     height, width, channels = image.shape
-    y, x = jnp.arange(height)[:, None], jnp.arange(width)[None, :]
-    from_x = (warp[0] * x + warp[1] * y + warp[2]) >> 16
-    from_y = (warp[3] * x + warp[4] * y + warp[5]) >> 16
-    inside = (from_x >= 0) & (from_x < width) & (from_y >= 0) & (from_y < height)
-    source = jnp.where(inside, from_y * width + from_x, 0)
+    x, y = _source(image, warp)
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    source = jnp.where(inside, y * width + x, 0)
     pixels = image.reshape(-1, channels).at[source].get(mode="promise_in_bounds")
     return jnp.where(inside[:, :, None], pixels, 0)
+
+
+def _levels(image: Array, table: Array) -> Array:
+    """The image with its levels from a table uint8 `[C, 256]`."""
+    channel = jnp.arange(image.shape[-1])
+    return table.at[channel, image.astype(jnp.int32)].get(mode="promise_in_bounds")
 
 
 def histogram(image: Array) -> Array:
@@ -227,27 +268,90 @@ def histogram(image: Array) -> Array:
     return jnp.stack([jnp.zeros(256, jnp.int32).at[plane.ravel()].add(1) for plane in planes])
 
 
-def equalize_table(image: Array) -> Array:
-    """Pillow's equalize: the new levels, int32 `[C, 256]`."""
-    counts = histogram(image)
-    below = jnp.cumsum(counts, axis=1) - counts
-    highest = jnp.max(jnp.where(counts > 0, LEVELS[None], 0), axis=1, keepdims=True)
+# Look-ups by products with one-hot matrices. The compiler makes these where it multiplies: they are
+# never in memory.
+
+EXACT = jnp.bfloat16  # of whole numbers up to 256
+SMALL = 64 * 64  # pixels of an image up to which a product over all of them is short
+
+
+def one_hot_warp(images: Array, warps: Array) -> Array:
+    """`_warp` of each image; small ones by pixels, others by rows and then columns."""
+    count, height, width, channels = images.shape
+    x, y = jax.vmap(_source)(images, warps)
+    planes = images.transpose(0, 3, 1, 2).astype(EXACT)  # [B, C, H, W]
+    if height * width <= SMALL:
+        inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+        source = jnp.where(inside, y * width + x, -1).reshape(count, 1, -1)
+        given = (source == jnp.arange(height * width)[None, :, None]).astype(EXACT)
+        done = _product("bcq,bqp->bcp", planes.reshape(count, channels, -1), given)
+        return done.reshape(planes.shape).astype(jnp.uint8).transpose(0, 2, 3, 1)
+
+    def row_of_output(at):
+        x, y = at  # [B, W]
+        given = (y[:, None] == jnp.arange(height)[None, :, None]).astype(EXACT)
+        rows = _product("bchw,bhp->bcwp", planes, given)
+        columns = x[:, None, None] == jnp.arange(width)[None, None, :, None]
+        return jnp.sum(jnp.where(columns, rows, 0), axis=2).astype(jnp.uint8)
+
+    # Row after row: those of all rows together would not fit into memory.
+    done = lax.map(row_of_output, (x.swapaxes(0, 1), y.swapaxes(0, 1)))  # [H, B, C, W]
+    return done.transpose(1, 0, 3, 2)
+
+
+def one_hot_levels(images: Array, tables: Array) -> Array:
+    """`_levels` of each image: one of 16 rows of its table, then one of the row's 16 entries."""
+    count, height, width, channels = images.shape
+    high, low = _nibbles(images)
+    parts = tables.reshape(count, channels, 16, 16).astype(EXACT)
+    rows = _product("bcij,bcip->bcjp", parts, high.astype(EXACT))
+    done = jnp.sum(jnp.where(low, rows, 0), axis=2).astype(jnp.uint8)
+    return done.reshape(count, channels, height, width).transpose(0, 2, 3, 1)
+
+
+def one_hot_histogram(images: Array) -> Array:
+    """`histogram` of each image: how often a high half of a level meets a low one."""
+    high, low = (half.astype(EXACT) for half in _nibbles(images))
+    counts = _product("bcip,bcjp->bcij", high, low, jnp.float32)  # exact up to 2²⁴ pixels
+    return counts.reshape(*counts.shape[:2], 256).astype(jnp.int32)
+
+
+def _nibbles(images: Array) -> tuple[Array, Array]:
+    """The high and the low half of each level as one of 16, bool `[B, C, 16, pixels]` each."""
+    count, channels = images.shape[0], images.shape[-1]
+    levels = images.transpose(0, 3, 1, 2).reshape(count, channels, 1, -1)
+    which = jnp.arange(16, dtype=jnp.uint8)[None, None, :, None]
+    return levels >> 4 == which, levels & 15 == which
+
+
+def _product(formula: str, a: Array, b: Array, dtype: Any = EXACT) -> Array:
+    return jnp.einsum(formula, a, b, preferred_element_type=dtype)
+
+
+# ---- Tables and bases
+
+
+def equalize_table(counts: Array) -> Array:
+    """Pillow's equalize: the new levels, int32 `[..., 256]`, by how often each occurs."""
+    levels = jnp.broadcast_to(LEVELS, counts.shape)
+    below = jnp.cumsum(counts, axis=-1) - counts
+    highest = jnp.max(jnp.where(counts > 0, levels, 0), axis=-1, keepdims=True)
     # Pixels below the highest level, shared out over 255 steps; too few of them: no change.
-    step = jnp.take_along_axis(below, highest, axis=1) // 255
+    step = jnp.sum(jnp.where(levels == highest, below, 0), axis=-1, keepdims=True) // 255
     table = jnp.minimum((step // 2 + below) // jnp.maximum(step, 1), 255)
-    return jnp.where(step > 0, table, LEVELS[None])
+    return jnp.where(step > 0, table, levels)
 
 
-def autocontrast_table(image: Array) -> Array:
-    """Pillow's autocontrast: the new levels, int32 `[C, 256]`."""
-    counts = histogram(image)
-    low = jnp.min(jnp.where(counts > 0, LEVELS[None], 255), axis=1, keepdims=True)
-    high = jnp.max(jnp.where(counts > 0, LEVELS[None], 0), axis=1, keepdims=True)
-    exact = jnp.clip(255 * (LEVELS[None] - low) // jnp.maximum(high - low, 1), 0, 255)
+def autocontrast_table(counts: Array) -> Array:
+    """Pillow's autocontrast: the new levels, int32 `[..., 256]`, by how often each occurs."""
+    levels = jnp.broadcast_to(LEVELS, counts.shape)
+    low = jnp.min(jnp.where(counts > 0, levels, 255), axis=-1, keepdims=True)
+    high = jnp.max(jnp.where(counts > 0, levels, 0), axis=-1, keepdims=True)
+    exact = jnp.clip(255 * (levels - low) // jnp.maximum(high - low, 1), 0, 255)
     masks, which = _float64_shortfalls()
-    bits = jnp.asarray(masks)[jnp.asarray(which)[low[:, 0], high[:, 0]]]
-    short = (bits[:, LEVELS // 8] >> (LEVELS % 8)[None].astype(np.uint8)) & 1
-    return jnp.where(high > low, exact - short, LEVELS[None])
+    bits = jnp.asarray(masks)[jnp.asarray(which)[low[..., 0], high[..., 0]]]
+    short = (jnp.repeat(bits, 8, axis=-1) >> (levels % 8).astype(np.uint8)) & 1
+    return jnp.where(high > low, exact - short, levels)
 
 
 @functools.cache
@@ -300,9 +404,13 @@ def smooth(image: Array) -> Array:
     return smoothed.reshape(image.shape)
 
 
-# By kind: how to make the base, uint8 `[H, W, C]`, or the table, int32 `[C, 256]`.
+# By kind: how to make the base, uint8 `[H, W, C]`, of an image; the table, int32 `[C, 256]`, of its
+# histogram.
 BASES = {GREY: grey, SMOOTH: smooth, MEAN: lambda image: jnp.full_like(image, mean(image))}
 MADE_TABLES = {AUTOCONTRAST: autocontrast_table, EQUALIZE: equalize_table}
+
+GATHERS = LookUps(jax.vmap(_warp), jax.vmap(_levels), jax.vmap(histogram))
+PRODUCTS = LookUps(one_hot_warp, one_hot_levels, one_hot_histogram)
 
 
 # ---- Ops outside the fixed pass

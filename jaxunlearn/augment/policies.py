@@ -169,13 +169,15 @@ def encode(space: Space, shape: Shape) -> Callable[[Array, Array, Array], ops.St
         for sign in (0, 1)
     ]
     stacked = ops.Step(*(np.stack(field) for field in zip(*steps, strict=True)))
-    # The four enhancers share their tables and most ops have the same one at every bin.
+    # Most ops have the same table at every bin.
     tables, which = np.unique(stacked.table, axis=0, return_inverse=True)
 
     def look_up(op, level, sign):
         row = (op * num_bins + level) * 2 + sign
-        kind, warp, table = (jnp.asarray(a)[row] for a in (stacked.kind, stacked.warp, which))
-        return ops.Step(kind, warp, jnp.asarray(tables)[table])
+        kind, warp, table, factor = (
+            jnp.asarray(a)[row] for a in (stacked.kind, stacked.warp, which, stacked.factor)
+        )
+        return ops.Step(kind, warp, jnp.asarray(tables)[table], factor)
 
     return look_up
 
