@@ -287,16 +287,16 @@ def one_hot_warp(images: Array, warps: Array) -> Array:
         done = _product("bcq,bqp->bcp", planes.reshape(count, channels, -1), given)
         return done.reshape(planes.shape).astype(jnp.uint8).transpose(0, 2, 3, 1)
 
-    def row_of_output(at):
-        x, y = at  # [B, W]
-        given = (y[:, None] == jnp.arange(height)[None, :, None]).astype(EXACT)
-        rows = _product("bchw,bhp->bcwp", planes, given)
-        columns = x[:, None, None] == jnp.arange(width)[None, None, :, None]
-        return jnp.sum(jnp.where(columns, rows, 0), axis=2).astype(jnp.uint8)
-
-    # Row after row: those of all rows together would not fit into memory.
-    done = lax.map(row_of_output, (x.swapaxes(0, 1), y.swapaxes(0, 1)))  # [H, B, C, W]
-    return done.transpose(1, 0, 3, 2)
+    parts, rows_at_once = [], max(1, SMALL // width)  # what is between would not fit into memory
+    for start in range(0, height, rows_at_once):
+        part = slice(start, start + rows_at_once)
+        columns, rows = (at[:, part].reshape(count, 1, -1) for at in (x, y))
+        given = (rows == jnp.arange(height)[None, :, None]).astype(EXACT)
+        found = _product("bchw,bhp->bcwp", planes, given)
+        wanted = columns[:, :, None] == jnp.arange(width)[None, None, :, None]
+        parts.append(jnp.sum(jnp.where(wanted, found, 0), axis=2))
+    done = jnp.concatenate(parts, axis=-1).reshape(planes.shape)
+    return done.astype(jnp.uint8).transpose(0, 2, 3, 1)
 
 
 def one_hot_levels(images: Array, tables: Array) -> Array:
