@@ -1,0 +1,162 @@
+"""What XLA makes of our programs for a TPU, without one: `python benchmarks/accelerator.py`.
+
+Compiles augmentations and training steps for the chips of a topology (`pip install -e '.[tpu]'`, on
+any Linux machine) and prints what the compiler says of each program: arithmetic, bytes moved to and
+from memory, the time that its own cost model gives it (blank where the model has none), the least
+time that arithmetic and bytes take at the chip's published peaks, memory beside the arguments, and
+the exchanges between chips. Per chip. Nothing is run: these are a compiler's estimates, which leave
+out what waits for what.
+
+    python benchmarks/accelerator.py --topology=v5e:2x4 --chips=8 --batch=2048
+"""
+
+import collections
+import os
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+# Before JAX is loaded, and so that libtpu asks nobody what machine this is.
+os.environ.update(JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags, logging
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from measuring import show
+
+from jaxunlearn import augment, models, training
+from jaxunlearn.training.step import Epoch, Kind, TrainState, make_whole_epoch, optimizer
+
+TOPOLOGY = flags.DEFINE_string("topology", "v5e:2x2", "Chips, as libtpu names them.")
+CHIPS = flags.DEFINE_multi_integer("chips", [1], "How many of them to split the batch over.")
+POLICIES = flags.DEFINE_multi_string(
+    "policy", list(augment.SCENARIOS), "Augmentations: scenarios, or policies joined by commas."
+)
+WIDTH = flags.DEFINE_integer("width", 64, "Of the ResNet-18.")
+SIZE = flags.DEFINE_integer("size", 32, "Of the images, in pixels.")
+BATCH = flags.DEFINE_integer("batch", 256, "Over all chips.")
+EXAMPLES = flags.DEFINE_integer("examples", 45_000, "Training images, which lie on every chip.")
+DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["bfloat16", "float32"], "To compute in.")
+PARTS = flags.DEFINE_multi_enum("part", ["augment", "step"], ["augment", "step"], "Of the table.")
+DUMP = flags.DEFINE_string("dump", "", "A folder for the compiled programs as text.")
+CLASSES = 10
+# TFLOP/s in bfloat16 and GB/s of a chip, https://cloud.google.com/tpu/docs/system-architecture.
+PEAKS = {"v4": (275, 1228), "v5e": (197, 819), "v5p": (459, 2765), "v6e": (918, 1640)}
+EXCHANGES = ("all-reduce", "all-gather", "all-to-all", "reduce-scatter", "collective-permute")
+HEADER = ["program", "chips", "GFLOP", "GB", "XLA's ms", "at peak ms", "temporary MiB"]
+
+
+def compiled(function: Callable, mesh: Mesh, *args: Any, donate: tuple[int, ...] = ()) -> Any:
+    """The function compiled for the mesh, its results on every chip, as `Programs` does it."""
+    whole = NamedSharding(mesh, PartitionSpec())
+    return jax.jit(function, donate_argnums=donate, out_shardings=whole).lower(*args).compile()
+
+
+def shape(mesh: Mesh, dims: tuple[int, ...], dtype: Any, split: int | None = None) -> Any:
+    """An array's shape on the mesh, with the axis that is split over it."""
+    axes = [None] * len(dims)
+    if split is not None:
+        axes[split] = "data"
+    return jax.ShapeDtypeStruct(dims, dtype, sharding=NamedSharding(mesh, PartitionSpec(*axes)))
+
+
+def on(mesh: Mesh, tree: Any) -> Any:
+    """Shapes on every chip of the mesh."""
+    return jax.tree.map(lambda leaf: shape(mesh, leaf.shape, leaf.dtype), tree)
+
+
+def augmentation(policy: str, mesh: Mesh) -> Any:
+    """The augmentation of a batch."""
+    key = on(mesh, jax.eval_shape(lambda: jax.random.key(0)))
+    images = shape(mesh, (BATCH.value, SIZE.value, SIZE.value, 3), jnp.uint8, 0)
+    targets = shape(mesh, (BATCH.value, CLASSES), jnp.float32, 0)
+    return compiled(augment.build(policy), mesh, images, targets, key)
+
+
+def step(policy: str, mesh: Mesh) -> Any:
+    """A whole epoch as one program; of its loop the compiler counts one round, which is a step."""
+    setup = training.Setup(
+        model=models.build("resnet18", num_classes=CLASSES, width=WIDTH.value, dtype=DTYPE.value),
+        augment=augment.build(policy),
+        mean=(0.5,),
+        std=(0.5,),
+        batch_size=BATCH.value,
+        weight_decay=5e-4,
+    )
+
+    def start(key: jax.Array, sample: jax.Array) -> TrainState:
+        variables = setup.model.init(key, sample)
+        params = variables.pop("params")
+        return TrainState(params, variables, optimizer(setup).init(params), jnp.int32(0))
+
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    sample = jax.ShapeDtypeStruct((1, SIZE.value, SIZE.value, 3), jnp.float32)
+    steps = -(-EXAMPLES.value // BATCH.value)
+    rows = (steps, 1, BATCH.value)
+    epoch = Epoch(
+        shape(mesh, rows, jnp.int32, 2),
+        shape(mesh, rows, jnp.float32, 2),
+        shape(mesh, (), jnp.int32),
+        shape(mesh, (EXAMPLES.value,), jnp.int32),
+        shape(mesh, (), jnp.float32),
+        on(mesh, key),
+        *({}, (), None, (), ()),
+    )
+    images = shape(mesh, (EXAMPLES.value, SIZE.value, SIZE.value, 3), jnp.uint8)
+    kind = Kind.of(training.Pass(training.cross_entropy, np.arange(1), np.zeros(1, np.int32), 0.1))
+    state = on(mesh, jax.eval_shape(start, key, sample))
+    return compiled(make_whole_epoch(setup, kind), mesh, state, images, epoch, donate=(0,))
+
+
+def describe(program: Any) -> list[Any]:
+    """The row of a compiled program."""
+    cost, memory = program.cost_analysis(), program.memory_analysis()
+    flops, moved = cost.get("flops", 0.0), cost["bytes accessed"]
+    tera, giga = PEAKS[TOPOLOGY.value.partition(":")[0]]
+    modelled = cost.get("optimal_seconds", -1.0)
+    names = collections.Counter(
+        re.findall(rf" ({'|'.join(EXCHANGES)})(?:-start)?\(", program.as_text())
+    )
+    return [
+        float(flops / 1e9),
+        float(moved / 1e9),
+        float(1000 * modelled) if modelled >= 0 else "",
+        float(1000 * max(flops / (tera * 1e12), moved / (giga * 1e9))),
+        float(memory.temp_size_in_bytes / 2**20),
+        ", ".join(f"{count} {name}" for name, count in names.items()),
+    ]
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    logging.set_verbosity(logging.WARNING)
+    described = topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGY.value)
+    print(
+        f"{TOPOLOGY.value}, jax {jax.__version__}; batch {BATCH.value} of {SIZE.value} px; steps: "
+        f"ResNet-18 of width {WIDTH.value}, {DTYPE.value}, {EXAMPLES.value} images\n"
+    )
+    rows = []
+    for chips in CHIPS.value:
+        mesh = Mesh(np.array(described.devices[:chips]), ("data",))
+        for part in PARTS.value:
+            for policy in POLICIES.value:
+                start = time.perf_counter()
+                program = {"augment": augmentation, "step": step}[part](policy, mesh)
+                seconds = time.perf_counter() - start
+                title = policy if part == "augment" else f"step, {policy}"
+                rows.append([title, chips, *describe(program), float(seconds)])
+                print(f"… {title}: {rows[-1][2:]}", flush=True)
+                if DUMP.value:
+                    os.makedirs(DUMP.value, exist_ok=True)
+                    with open(f"{DUMP.value}/{title}-{chips}.txt", "w", encoding="utf-8") as file:
+                        file.write(program.as_text())
+    print()
+    show([*HEADER, "exchanges", "compile s"], rows)
+
+
+if __name__ == "__main__":
+    app.run(main)
