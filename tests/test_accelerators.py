@@ -1,0 +1,94 @@
+"""What accelerators run is lowered for them here, and compiled for a TPU where libtpu is there."""
+
+import dataclasses
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxunlearn import augment, devices, training
+from jaxunlearn.methods import METHODS
+from tests import toy
+
+BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "accelerator.py"
+
+
+class Lowered(training.Programs):
+    """Programs that are lowered for CUDA and TPU and never run; all that they give is ones."""
+
+    def __init__(self, count):
+        super().__init__(devices.make_mesh(count))
+        self.texts = {}
+
+    def __call__(self, function, *args, donate=()):
+        traced = self._jit(function, donate).trace(*args)
+        for platform in ("cuda", "tpu"):
+            text = traced.lower(lowering_platforms=(platform,)).as_text()
+            self.texts[function.__name__, platform] = text
+        ones = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), traced.out_info)
+        return lambda *given: ones
+
+
+@pytest.fixture
+def lowered(monkeypatch):
+    """The toy problem as on accelerators, with such programs."""
+    monkeypatch.setattr(devices, "on_cpu", lambda mesh: False)
+
+    def make(**changes):
+        task = toy.task(count=4, **changes)
+        return dataclasses.replace(task, bench=task.bench._replace(programs=Lowered(4)))
+
+    return make
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_program_of_a_method_lowers_for_accelerators(method, lowered):
+    task = lowered()
+    toy.unlearn(method, task)
+    texts = task.bench.programs.texts
+    assert texts and (method == "ssd" or ("whole_epoch", "tpu") in texts)
+    assert not [name for name, text in texts.items() if "callback" in text or "f64" in text]
+
+
+def test_predictions_lower_for_accelerators(lowered):
+    task = lowered()
+    training.predict(task.original, np.asarray(task.bench.images), task.bench, 16)
+    assert len(task.bench.programs.texts) == 2
+
+
+@pytest.mark.parametrize("size", [8, 72])
+def test_every_augmentation_lowers_for_accelerators(size):
+    everything = augment.build(tuple(augment.POLICIES))
+    images, targets = jnp.zeros((4, size, size, 3), jnp.uint8), jnp.zeros((4, 2))
+    traced = jax.jit(everything).trace(images, targets, jax.random.key(0))
+    for platform in ("cuda", "tpu"):
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        assert "callback" not in text and "f64" not in text
+        # A scatter counts levels; a TPU has products for that.
+        assert ("stablehlo.scatter" in text) == (platform == "cuda")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="pip install -e '.[tpu]'")
+def test_a_step_compiles_for_a_tpu_without_gathers_of_pixels_or_of_other_chips_examples(tmp_path):
+    size, batch, count = 28, 64, 256
+    flags = ["chips=4", "width=8", f"size={size}", f"batch={batch}", f"examples={count}"]
+    flags += ["part=step", "policy=crop_flip", "policy=randaugment", f"dump={tmp_path}"]
+    command = [sys.executable, str(BENCHMARK), *(f"--{flag}" for flag in flags)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| step")]
+    assert len(rows) == 2
+    for row in rows:
+        assert "all-reduce" in row[-2] and "all-gather" not in row[-2], row
+        assert float(row[6]) < 64, row  # MiB beside the arguments
+    for path in tmp_path.iterdir():
+        for found in re.findall(r" = \w+\[([\d,]*)\]\S* gather\(", path.read_text("utf-8")):
+            shape = [int(n) for n in found.split(",") if n]
+            # A batch's images are gathered whole, which is one look-up each.
+            assert np.prod(shape[:-3] or [1]) <= batch, (path.name, shape)
