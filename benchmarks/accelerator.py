@@ -17,8 +17,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-# Before JAX is loaded, and so that libtpu asks nobody what machine this is.
-os.environ.update(JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost")
+# Before JAX is loaded. libtpu then asks nobody what machine this is, and locks no chip.
+os.environ.update(
+    JAX_PLATFORMS="cpu",
+    TPU_SKIP_MDS_QUERY="1",
+    TPU_WORKER_HOSTNAMES="localhost",
+    ALLOW_MULTIPLE_LIBTPU_LOAD="1",
+)
 
 import jax
 import jax.numpy as jnp

@@ -212,7 +212,7 @@ def main(argv):
 
 def step_rate() -> float:
     """Images/s of a gradient of ResNet-18 of width 64 at 32 px, without augmentation."""
-    from jaxunlearn import models
+    from jaxunlearn import devices, models, training
 
     model = models.build("resnet18", num_classes=10, width=64)
     images = jax.numpy.zeros((64, 32, 32, 3))
@@ -223,12 +223,11 @@ def step_rate() -> float:
         return jax.numpy.mean(jax.nn.log_softmax(logits)[:, 0])
 
     state = {name: value for name, value in variables.items() if name != "params"}
-    gradient = jax.jit(jax.grad(loss))
-    jax.block_until_ready(gradient(variables["params"], state))
-    timings = [
-        rate(lambda: jax.block_until_ready(gradient(variables["params"], state)), 64, 1)
-        for _ in range(3)
-    ]
+    programs = training.Programs(devices.make_mesh(1))
+    args = devices.replicate((variables["params"], state), programs.mesh)
+    gradient = programs(jax.grad(loss), *args)
+    jax.block_until_ready(gradient(*args))
+    timings = [rate(lambda: jax.block_until_ready(gradient(*args)), 64, 1) for _ in range(3)]
     return statistics.median(timings)
 
 
