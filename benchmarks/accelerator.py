@@ -63,7 +63,7 @@ def compiled(function: Callable, mesh: Mesh, *args: Any, donate: tuple[int, ...]
 
 def shape(mesh: Mesh, dims: tuple[int, ...], dtype: Any, split: int | None = None) -> Any:
     """An array's shape on the mesh, with the axis that is split over it."""
-    axes = [None] * len(dims)
+    axes: list[str | None] = [None] * len(dims)
     if split is not None:
         axes[split] = "data"
     return jax.ShapeDtypeStruct(dims, dtype, sharding=NamedSharding(mesh, PartitionSpec(*axes)))

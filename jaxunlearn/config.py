@@ -106,6 +106,8 @@ def default() -> ConfigDict:
             # A scenario's name, or policies: a tuple of names, or names with commas between.
             "augment": FieldReference("none", field_type=object),
             "augment_params": defaults(),  # by policy, such as augment_params.mixup.alpha
+            # The original as it is: a path of its variables; empty: it is trained by `train`.
+            "original": {"path": ""},
             "train": TRAIN,
             "methods": {},  # see `methods`
             "eval": EVAL,
@@ -270,7 +272,12 @@ def unread(config: ConfigDict, dataset: Dataset) -> dict[str, str]:
     found |= rules.unread(
         config.eval, EVAL, dict.fromkeys(("scenarios", "malignant_rule"), clinical), "config.eval"
     )
-    found |= rules.unread(config.train, TRAIN, retrain.READS, "config.train")
+    trains = Unread(
+        lambda settings: config.retrained or not config.original.path,
+        "set config.retrained=True, or leave config.original.path empty",
+    )
+    reads = dict.fromkeys(TRAIN, trains) if config.original.path else {}
+    found |= rules.unread(config.train, TRAIN, {**retrain.READS, **reads}, "config.train")
     for name, settings in config.methods.items():
         method = find(settings.method)
         defaults = {**OPTIMIZER, **method.defaults}

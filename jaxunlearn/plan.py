@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -17,12 +18,21 @@ from jaxunlearn.errors import UserError
 from jaxunlearn.grid import Cell, cells
 from jaxunlearn.methods.table import find, modules
 from jaxunlearn.metrics.unlearning import forgotten_classes
+from jaxunlearn.models import brought
 from jaxunlearn.models.build import build
 from jaxunlearn.models.dry_run import dry_run
 from jaxunlearn.models.sources import sources
 from jaxunlearn.trained import Recipe, source_of
 from jaxunlearn.training.step import Setup
 
+BROUGHT = (
+    "original was made elsewhere: that it was trained on these images, those to forget among them, "
+    "is what its owner says."
+)
+RETRAINED_BY = (
+    "retrained was made by config.train, which need not be how original was made: a part of the "
+    "differences between them may come from that."
+)
 IN_FLOAT32 = (
     "Computed in float32 in place of bfloat16, which is not faster here: the processor has no "
     "arithmetic for it, or no oneDNN that makes use of it."
@@ -59,8 +69,13 @@ class Experiment(NamedTuple):
         config = self.cell.config
         everything = np.arange(len(self.dataset.train))
         train = ConfigDict({"method": "retrain", **config.train.to_dict()})
+        first = train
+        if config.original.path:
+            first = config_lib.methods(original={"method": "brought", **config.original})[
+                "original"
+            ]
         whole = forget.Split(everything[:0], everything)
-        original = self._recipe("original", seed, train, whole, None)
+        original = self._recipe("original", seed, first, whole, None)
         recipes = {"original": original}
         if config.retrained:
             recipes["retrained"] = self._recipe("retrained", seed, train, self.split, None)
@@ -125,13 +140,28 @@ def make(config: ConfigDict, num_devices: int, bfloat16: bool = True) -> list[Ex
         dataset = datasets[source]
         check_fit(cell.config, dataset, num_devices)
         split, notes = forget.resolve(cell.config.forget, dataset)
-        notes = [*dataset.notes, *notes]
+        notes = [*dataset.notes, *notes, *_brought(cell.config, dataset)]
         if cell.config.model.dtype == "bfloat16" and not bfloat16:
             notes.append(IN_FLOAT32)
         experiments.append(Experiment(cell, dataset, split, notes, read_once, bfloat16))
         check_judged(experiments[-1])
     check_read(experiments)
     return experiments
+
+
+def _brought(config: ConfigDict, dataset: Dataset) -> list[str]:
+    """Reads models that were made elsewhere, so that what does not fit is known; and notes."""
+    image = jax.ShapeDtypeStruct((1, *dataset.train.images.shape[1:]), np.float32)
+    model = build(num_classes=dataset.num_classes, **config.model.to_dict())
+    paths = {"config.original.path": config.original.path} if config.original.path else {}
+    for name, settings in config.methods.items():
+        for field in find(settings.method).files:
+            paths[f"config.methods.{name}.{field}"] = settings[field]
+    if paths:
+        shapes = jax.eval_shape(model.init, jax.random.key(0), image)
+        for what, path in paths.items():
+            brought.read(path, what, shapes)
+    return [BROUGHT, *[RETRAINED_BY] * config.retrained] if config.original.path else []
 
 
 def check_read(experiments: list[Experiment]) -> None:

@@ -17,8 +17,9 @@ from jaxunlearn import closure, devices, files, processes
 from jaxunlearn.data.dataset import Dataset
 from jaxunlearn.data.forget import Split
 from jaxunlearn.errors import Stopped, UserError, one_line
-from jaxunlearn.methods.table import actions
+from jaxunlearn.methods.table import actions, find
 from jaxunlearn.methods.task import Task
+from jaxunlearn.models import brought
 from jaxunlearn.models.sources import described, sources
 from jaxunlearn.report.progress import progress
 from jaxunlearn.store import Checkpoints, Store, load_tree, make_key, read_meta, read_npz, save_tree
@@ -76,12 +77,17 @@ class Recipe:
             "std": self.setup.std,
             "model": {**self.model, "is": described(self.model["name"])},
             "augment": self.chain,
-            "method": self.settings.to_dict(),
+            "method": self.settings.to_dict() | self._files(),
             "seed": self.seed,
             "parent": None if self.parent is None else self.parent.key,
             "switches": devices.switches(),
             "code": self.code,
         }
+
+    def _files(self) -> dict[str, str]:
+        """Of settings that name models, the content."""
+        found = find(self.settings.method).files
+        return {name: brought.fingerprint(self.settings[name], name) for name in found}
 
     @functools.cached_property
     def key(self) -> str:

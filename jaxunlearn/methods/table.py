@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from jaxunlearn.data.dataset import Dataset
 from jaxunlearn.methods import (
+    brought,
     finetune,
     neggrad_plus,
     random_label,
@@ -34,6 +35,7 @@ class Method(NamedTuple):
       check: raises `UserError` where the method does not support a data set or the policies of an
         augmentation; called before anything is trained.
       modules: the names of the modules that make it.
+      files: settings that are paths of models, whose content counts in place of the path.
     """
 
     passes: Callable[[Task, Any], Iterator[Action]]
@@ -42,6 +44,7 @@ class Method(NamedTuple):
     reads: Mapping[str, Unread]
     check: Callable[[Any, Dataset, Collection[str]], None]
     modules: tuple[str, ...]
+    files: tuple[str, ...] = ()
 
 
 def _supports(settings: Any, dataset: Dataset, policies: Collection[str]) -> None:
@@ -59,6 +62,7 @@ def from_module(module: ModuleType, passes: str = "passes") -> Method:
         {**getattr(module, "READS", {}), **saliency.READS},
         getattr(module, "check", _supports),
         (module.__name__,),
+        getattr(module, "FILES", ()),
     )
 
 
@@ -72,15 +76,17 @@ METHODS: dict[str, Method] = {
     "scrub": from_module(scrub),
     "ssd": from_module(ssd),
 }
+# What an entry can name besides, which unlearns nothing.
+OTHERS = {"brought": from_module(brought)}
 
 
 def find(name: str) -> Method:
-    """The method of a name in `METHODS`, or of a path such as "mymethods:passes".
+    """The method of a name in `METHODS` or `OTHERS`, or of a path such as "mymethods:passes".
 
     Raises:
       UserError: there is none.
     """
-    found = resolve("method", name, METHODS)
+    found = resolve("method", name, METHODS | OTHERS)
     if not is_path(name):
         return found
     module, _, passes = name.partition(":")
