@@ -1,8 +1,9 @@
 """Machine unlearning for image classification, judged for clinical safety.
 
-    from jaxunlearn import default, from_flax, methods, run
+    from jaxunlearn import default, from_flax, methods, run, unlearn
 
-`default()` is a config, `methods(salun={})` fills its methods, `from_flax(module)` is a model, and
+`unlearn(model, variables, data, forget)` answers a request on a model that is at hand. `default()`
+is a config, `methods(salun={})` fills its methods, `from_flax(module)` is a model, and
 `run(config, folder)` runs it. The names load when they are first used, so that importing the
 package starts neither JAX nor anything else.
 """
@@ -14,15 +15,17 @@ if TYPE_CHECKING:
     from jaxunlearn.config import default, methods
     from jaxunlearn.experiment import run
     from jaxunlearn.models.model import from_flax
+    from jaxunlearn.request import unlearn
 
 __version__ = "0.1.0"
 
-__all__ = ["default", "from_flax", "methods", "run"]
+__all__ = ["default", "from_flax", "methods", "run", "unlearn"]
 
 _HOMES = {
     "default": "jaxunlearn.config",
     "from_flax": "jaxunlearn.models.model",
     "run": "jaxunlearn.experiment",
+    "unlearn": "jaxunlearn.request",
 }
 
 

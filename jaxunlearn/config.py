@@ -133,7 +133,7 @@ def methods(**entries: Mapping[str, Any]) -> ConfigDict:
         method = changes.get("method", name)
         settings = {"method": method, **OPTIMIZER, **copy.deepcopy(find(method).defaults)}
         filled[name] = ConfigDict(settings)
-        _change(filled[name], changes, f"config.methods.{name}")
+        change(filled[name], changes, f"config.methods.{name}")
     return ConfigDict(filled, sort_keys=False)  # results show them in this order
 
 
@@ -171,15 +171,24 @@ def as_published(config: ConfigDict) -> None:
     config.eval.members = "first"
 
 
-def _change(settings: ConfigDict, changes: Any, where: str) -> None:
-    """Makes the changes; each must have a default, and its type."""
+def change(settings: ConfigDict, changes: Any, where: str) -> None:
+    """Makes changes to a section of a config.
+
+    Args:
+      settings: the section.
+      changes: values by field, in dicts within dicts as the section has them.
+      where: what the user calls the section.
+
+    Raises:
+      UserError: there is no such field, or a value is of another type than the field's.
+    """
     if not isinstance(changes, Mapping):
         raise UserError(f"{where} must be a dict of settings, got {shown(changes)}")
     for field, value in changes.items():
         if field not in settings:
             raise unknown(f"field of {where}", field, settings)
         if isinstance(settings[field], ConfigDict):
-            _change(settings[field], value, f"{where}.{field}")
+            change(settings[field], value, f"{where}.{field}")
             continue
         try:
             settings[field] = value

@@ -13,24 +13,31 @@ from jaxunlearn.data.dataset import Examples
 from jaxunlearn.errors import unknown
 from jaxunlearn.metrics import results
 from jaxunlearn.metrics.predictions import apart
+from jaxunlearn.models.model import Model
 from jaxunlearn.plan import Experiment
 from jaxunlearn.prepared import Prepared
 from jaxunlearn.report import terminal
 from jaxunlearn.trained import SETS, Trained, Trainer
 
 
-def run(config: ConfigDict, folder: str | Path, console: Console | None = None) -> results.Results:
+def run(
+    config: ConfigDict,
+    folder: str | Path,
+    console: Console | None = None,
+    model: Model | None = None,
+) -> results.Results:
     """Runs the config's experiment, or its grid of them, and returns what `metrics.json` holds.
 
     Args:
       config: see `jaxunlearn.config.default`.
       folder: where results go; made if need be. It may hold an earlier run of the same config.
       console: where the progress, the table and the notes are printed.
+      model: in place of the one that `config.model` names.
 
     Raises:
       UserError: the config, the data or the folder is invalid; or training diverged.
     """
-    ready = Prepared(config, folder, console)
+    ready = Prepared(config, folder, console, model)
     processes.from_first(ready.claim)
     if str(ready.programs.convolution):
         ready.say(str(ready.programs.convolution))

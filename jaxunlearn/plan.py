@@ -19,9 +19,8 @@ from jaxunlearn.grid import Cell, cells
 from jaxunlearn.methods.table import find, modules
 from jaxunlearn.metrics.unlearning import forgotten_classes
 from jaxunlearn.models import brought
-from jaxunlearn.models.build import build
-from jaxunlearn.models.dry_run import dry_run
-from jaxunlearn.models.sources import sources
+from jaxunlearn.models.architecture import Architecture, given, named
+from jaxunlearn.models.model import Model
 from jaxunlearn.trained import Recipe, source_of
 from jaxunlearn.training.step import Setup
 
@@ -48,15 +47,15 @@ class Experiment(NamedTuple):
       split: what to forget and what to retain.
       notes: what a reader of the results must know of the split.
       source_of: `trained.source_of`, which reads the same sources once for a whole plan.
-      bfloat16: whether the machine computes in bfloat16 where the config asks for it.
+      architecture: of every model.
     """
 
     cell: Cell
     dataset: Dataset
     split: forget.Split
     notes: list[str]
-    source_of: Callable[[str, tuple[str, ...]], str]
-    bfloat16: bool
+    source_of: Callable[[tuple[str, ...]], str]
+    architecture: Architecture
 
     @property
     def forgotten_classes(self) -> tuple[int, ...]:
@@ -93,8 +92,6 @@ class Experiment(NamedTuple):
     ) -> Recipe:
         config = self.cell.config
         chain = config_lib.augment_chain(config)
-        model = config.model.to_dict()
-        dtype = model["dtype"] if self.bfloat16 else "float32"
         return Recipe(
             name=name,
             seed=seed,
@@ -103,7 +100,7 @@ class Experiment(NamedTuple):
             split=split,
             parent=parent,
             setup=Setup(
-                model=build(num_classes=self.dataset.num_classes, **{**model, "dtype": dtype}),
+                model=self.architecture.model,
                 augment=build_chain(chain),
                 mean=tuple(config.data.mean),
                 std=tuple(config.data.std),
@@ -112,19 +109,22 @@ class Experiment(NamedTuple):
                 momentum=settings.momentum,
                 weight_decay=settings.weight_decay,
             ),
-            model=model,
+            model=self.architecture.fields,
             chain=chain,
-            code=self.source_of(config.model.name, modules(settings)),
+            code=self.source_of((*modules(settings), *self.architecture.sources)),
         )
 
 
-def make(config: ConfigDict, num_devices: int, bfloat16: bool = True) -> list[Experiment]:
+def make(
+    config: ConfigDict, num_devices: int, bfloat16: bool = True, model: Model | None = None
+) -> list[Experiment]:
     """The experiments that a config asks for.
 
     Args:
       config: see `jaxunlearn.config.default`.
       num_devices: how many a batch is split over.
       bfloat16: False: what is to be computed in bfloat16 is computed in float32.
+      model: in place of the one that `config.model` names.
 
     Raises:
       UserError: a setting, the data or the forget request is invalid, or they do not fit together.
@@ -138,27 +138,32 @@ def make(config: ConfigDict, num_devices: int, bfloat16: bool = True) -> list[Ex
         if source not in datasets:
             datasets[source] = load(cell.config.data)
         dataset = datasets[source]
+        shape, classes = dataset.train.images.shape[1:], dataset.num_classes
+        if model is None:
+            architecture = named(cell.config.model.to_dict(), classes, bfloat16)
+        else:
+            architecture = given(model, shape)
+        architecture.check(shape, classes)
         check_fit(cell.config, dataset, num_devices)
         split, notes = forget.resolve(cell.config.forget, dataset)
-        notes = [*dataset.notes, *notes, *_brought(cell.config, dataset)]
+        notes = [*dataset.notes, *notes, *_brought(cell.config, architecture, shape)]
         if cell.config.model.dtype == "bfloat16" and not bfloat16:
             notes.append(IN_FLOAT32)
-        experiments.append(Experiment(cell, dataset, split, notes, read_once, bfloat16))
+        experiments.append(Experiment(cell, dataset, split, notes, read_once, architecture))
         check_judged(experiments[-1])
     check_read(experiments)
     return experiments
 
 
-def _brought(config: ConfigDict, dataset: Dataset) -> list[str]:
+def _brought(config: ConfigDict, architecture: Architecture, shape: tuple[int, ...]) -> list[str]:
     """Reads models that were made elsewhere, so that what does not fit is known; and notes."""
-    image = jax.ShapeDtypeStruct((1, *dataset.train.images.shape[1:]), np.float32)
-    model = build(num_classes=dataset.num_classes, **config.model.to_dict())
+    image = jax.ShapeDtypeStruct((1, *shape), np.float32)
     paths = {"config.original.path": config.original.path} if config.original.path else {}
     for name, settings in config.methods.items():
         for field in find(settings.method).files:
             paths[f"config.methods.{name}.{field}"] = settings[field]
     if paths:
-        shapes = jax.eval_shape(model.init, jax.random.key(0), image)
+        shapes = jax.eval_shape(architecture.model.init, jax.random.key(0), image)
         for what, path in paths.items():
             brought.read(path, what, shapes)
     return [BROUGHT, *[RETRAINED_BY] * config.retrained] if config.original.path else []
@@ -194,8 +199,6 @@ def check_fit(config: ConfigDict, dataset: Dataset, num_devices: int) -> None:
         given = config.data[field]
         if len(given) not in (1, channels):
             raise UserError(f"config.data.{field} must be {allowed}, got {given}")
-    closure.check(sources(config.model.name))
-    dry_run(config.model, dataset.train.images.shape[1:], dataset.num_classes)
     policies = [policy for policy, _ in config_lib.augment_chain(config)]
     sizes = {"train": config.train.batch_size}
     for name, settings in config.methods.items():

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from jaxunlearn import config as config_lib
 from jaxunlearn import devices, files, plan, processes, workdir
+from jaxunlearn.models.model import Model
 from jaxunlearn.plan import Experiment
 from jaxunlearn.store import Store
 from jaxunlearn.trained import Trainer
@@ -21,14 +22,22 @@ class Prepared:
     Only the first of several processes prints, and has the store and the folder of results.
     """
 
-    def __init__(self, config: ConfigDict, folder: str | Path, console: Console | None):
+    def __init__(
+        self,
+        config: ConfigDict,
+        folder: str | Path,
+        console: Console | None,
+        model: Model | None = None,
+    ):
         self.folder = files.local(folder, "--workdir")
         devices.check_switches()
         self.config = config_lib.plain(config)
         mesh = devices.make_mesh(self.config.devices)
         self.programs = Programs(mesh, self.config.convolution)
         self.console = (console or Console()) if processes.is_first() else Console(quiet=True)
-        self.experiments = plan.make(self.config, mesh.size, self.programs.convolution.bfloat16)
+        self.experiments = plan.make(
+            self.config, mesh.size, self.programs.convolution.bfloat16, model
+        )
         processes.check_same(lambda: _fingerprint(self.experiments, mesh))
         self.where = self.folder.absolute().parent / "store"
         if self.config.store:

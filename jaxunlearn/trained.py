@@ -20,7 +20,6 @@ from jaxunlearn.errors import Stopped, UserError, one_line
 from jaxunlearn.methods.table import actions, find
 from jaxunlearn.methods.task import Task
 from jaxunlearn.models import brought
-from jaxunlearn.models.sources import described, sources
 from jaxunlearn.report.progress import progress
 from jaxunlearn.store import Checkpoints, Store, load_tree, make_key, read_meta, read_npz, save_tree
 from jaxunlearn.training.loop import DivergedError, Point, Result, run
@@ -34,9 +33,9 @@ SETS = ("train", "val", "test")
 MAKING = ("jaxunlearn.training.loop", "jaxunlearn.training.sweep", "jaxunlearn.augment.policies")
 
 
-def source_of(model: str, methods: tuple[str, ...]) -> str:
-    """SHA-256 of the sources that make a model of that name by a method's modules."""
-    return closure.fingerprint((*MAKING, *methods, *sources(model)))
+def source_of(modules: tuple[str, ...]) -> str:
+    """SHA-256 of the sources that make a model by its method's and its architecture's modules."""
+    return closure.fingerprint((*MAKING, *modules))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Recipe:
       split: which training examples to forget and which to retain.
       parent: the recipe of the model to start from; None: fresh parameters.
       setup: model, augmentation, normalisation and optimizer, as every step has them.
-      model: the settings that `setup.model` was built from.
+      model: what tells `setup.model` from others, see `Architecture`.
       chain: the policies that `setup.augment` was built from.
       code: `source_of` the model and the method.
     """
@@ -75,7 +74,7 @@ class Recipe:
             "split": self.split.fingerprint,
             "mean": self.setup.mean,
             "std": self.setup.std,
-            "model": {**self.model, "is": described(self.model["name"])},
+            "model": self.model,
             "augment": self.chain,
             "method": self.settings.to_dict() | self._files(),
             "seed": self.seed,

@@ -14,6 +14,7 @@ from jaxunlearn import files
 from jaxunlearn.data.forget import Split
 from jaxunlearn.errors import UserError
 from jaxunlearn.files import write_npz, write_text
+from jaxunlearn.metrics.predictions import Predictions
 from jaxunlearn.metrics.results import Results
 from jaxunlearn.store import is_intact
 
@@ -107,6 +108,16 @@ def write_predictions(workdir: Path, name: str, predictions: dict[str, Any]) -> 
     with _writing(workdir):
         (workdir / "predictions").mkdir(exist_ok=True)
         write_npz(workdir / "predictions" / f"{name}.npz", columns)
+
+
+def read_predictions(workdir: Path, name: str) -> dict[str, Predictions]:
+    """What `write_predictions` was given."""
+    with np.load(workdir / "predictions" / f"{name}.npz", allow_pickle=False) as columns:
+        sets: dict[str, dict[str, np.ndarray]] = {}
+        for column, values in columns.items():
+            which, _, field = column.rpartition("_")
+            sets.setdefault(which, {})[field] = values
+    return {which: Predictions(**fields) for which, fields in sets.items()}
 
 
 def write_report(report: Results, workdir: Path) -> None:

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toy
 
 from jaxunlearn import augment, devices, training
 from jaxunlearn.methods import METHODS
-from tests import toy
 
 BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "accelerator.py"
 

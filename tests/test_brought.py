@@ -6,13 +6,13 @@ import flax
 import jax
 import numpy as np
 import pytest
+import toy
 from flax.traverse_util import flatten_dict
 
 from jaxunlearn import config, experiment
 from jaxunlearn.errors import UserError
 from jaxunlearn.models import brought, build
 from jaxunlearn.store import load_tree, save_tree
-from tests import toy
 
 LIKE = {
     "params": {"dense": {"kernel": np.zeros((3, 2), np.float32), "bias": np.zeros(2, np.float32)}},

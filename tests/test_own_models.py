@@ -21,6 +21,7 @@ from rich.console import Console
 
 from jaxunlearn import closure, experiment, models
 from jaxunlearn.errors import UserError
+from jaxunlearn.models.build import build_as_set
 from jaxunlearn.models.dry_run import dry_run
 from jaxunlearn.models.sources import described, sources
 
@@ -58,7 +59,7 @@ def settings(name, **changes):
 
 def look(name, shape=SHAPE, num_classes=CLASSES, **changes):
     """The dry run of the plan; gives the model."""
-    dry_run(settings(name, **changes), shape, num_classes)
+    dry_run(name, build_as_set(settings(name, **changes), num_classes), shape, num_classes)
     return models.build(num_classes=num_classes, **settings(name, **changes))
 
 

@@ -144,7 +144,7 @@ def _build(
         taken |= names
         if not isinstance(made, type):
             break
-    return _as_model(made), taken
+    return as_model(made), taken
 
 
 def _call(target: Callable, options: dict[str, Any]) -> tuple[Any, set[str]]:
@@ -204,8 +204,12 @@ def _called(target: Any) -> str:
     return getattr(target, "__name__", type(target).__name__)
 
 
-def _as_model(made: Any) -> Model:
-    """The model of what a user's code gave."""
+def as_model(made: Any) -> Model:
+    """The model that a Flax module or class of nnx, a pair of functions or a `Model` stands for.
+
+    Raises:
+      UserError: it is none of these.
+    """
     if isinstance(made, nn.Module | functools.partial) or is_nnx(made):
         made = from_flax(made)
     if type(made) is tuple and len(made) in (2, 3):  # (init, apply), and perhaps features

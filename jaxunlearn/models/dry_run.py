@@ -9,7 +9,6 @@ import jax.numpy as jnp
 
 from jaxunlearn.errors import UserError, one_line
 from jaxunlearn.jaxprs import equations
-from jaxunlearn.models.build import build_as_set
 from jaxunlearn.models.model import Model
 
 # Operations that have nothing to compute from where an operand is empty.
@@ -18,23 +17,19 @@ ONLOOKER = 'what a Flax module sows goes into "intermediates", which are dropped
 SIZES = (8, 28, 32, 64, 224)  # of images to try, to tell why a model fails
 
 
-def dry_run(settings: Mapping[str, Any], shape: tuple[int, ...], num_classes: int) -> None:
-    """Traces the model's initial variables, an evaluation, and a training step's gradient.
+@functools.lru_cache
+def dry_run(name: str, model: Model, shape: tuple[int, ...], num_classes: int) -> None:
+    """Traces the model's initial variables, an evaluation, and a training step's gradient; once.
 
     Args:
-      settings: `config.model`.
+      name: as errors call it.
+      model: its functions.
       shape: of an image, (H, W, C).
       num_classes: how many logits an image must get.
 
     Raises:
       UserError: the model fails, or does not keep what `Model` says.
     """
-    _dry_run(settings["name"], build_as_set(settings, num_classes), shape, num_classes)
-
-
-@functools.lru_cache
-def _dry_run(name: str, model: Model, shape: tuple[int, ...], num_classes: int) -> None:
-    """The same of a model, once."""
     what = f"model {name!r}"
     size = " x ".join(map(str, shape))
     try:

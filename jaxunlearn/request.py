@@ -1,0 +1,207 @@
+"""One request on a model, data and patients that are at hand: `unlearn`, for notebooks and scripts.
+
+It writes what it is given into a folder and runs an experiment on it, as the command line does.
+"""
+
+import contextlib
+import dataclasses
+import shutil
+import tempfile
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import jax
+import numpy as np
+from flax import serialization
+from rich.console import Console
+
+from jaxunlearn import config as config_lib
+from jaxunlearn import experiment, files, workdir
+from jaxunlearn.data.dataset import Dataset
+from jaxunlearn.errors import UserError, shown
+from jaxunlearn.metrics import Predictions, results
+from jaxunlearn.models.build import as_model
+from jaxunlearn.report import terminal
+from jaxunlearn.store import load_tree
+from jaxunlearn.training.passes import Variables
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a request gave.
+
+    Attributes:
+      method: the method's name.
+      variables: the unlearned model's, in the containers and types of those that were given.
+      predictions: by model ("original", "retrained" where it was trained, and the method), then by
+        set: forget, retain, val, test.
+      results: what `metrics.json` holds, see `jaxunlearn.metrics.results`.
+      folder: the run's working directory; without a `folder` of the caller's it goes with this.
+    """
+
+    method: str
+    variables: Any
+    predictions: dict[str, dict[str, Predictions]]
+    results: results.Report
+    folder: Path
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The unlearned model's values by metric."""
+        return self.results["models"][self.method]["per_seed"][0]
+
+    @property
+    def verdicts(self) -> Any:
+        """What the results say of the method, as data."""
+        return self.results["models"][self.method].get("verdicts", {})
+
+    @property
+    def changed(self) -> np.ndarray:
+        """Positions of the test images that the unlearned model calls otherwise, int `[M]`."""
+        before, after = (
+            self.predictions[name]["test"].logits.argmax(1) for name in ("original", self.method)
+        )
+        return np.flatnonzero(before != after)
+
+    def report(self) -> str:
+        """The tables and their notes, as GitHub markdown."""
+        return terminal.markdown_table(self.results)
+
+    def save(self, folder: str | Path) -> Path:
+        """Copies the results, and the variables as `variables.msgpack`, into a new folder."""
+        target = files.local(folder, "folder")
+        if target.exists():
+            raise UserError(f"{target} exists; name a folder that does not")
+        with files.whole(target) as name:
+            left_out = shutil.ignore_patterns("models", "given")
+            shutil.copytree(self.folder, name, ignore=left_out)
+            _write_variables(name / "variables.msgpack", self.variables)
+        return target
+
+
+def unlearn(
+    model: Any,
+    variables: Variables,
+    data: str | Path | Mapping[str, Any] | Dataset,
+    forget: Any,
+    method: str = "salun",
+    *,
+    retrain: Mapping[str, Any] | None = None,
+    malignant: tuple[int, ...] = (),
+    mean: tuple[float, ...] = (0.5,),
+    std: tuple[float, ...] = (0.5,),
+    augment: str | tuple[str, ...] = "none",
+    seed: int = 0,
+    folder: str | Path | None = None,
+    console: Console | None = None,
+    **settings: Any,
+) -> Result:
+    """Unlearns training examples from a trained model, and judges what came of it.
+
+    Nothing that is given is changed. The same model, data, request and seed on the command line
+    give the same bits.
+
+    Args:
+      model: a `flax.linen.Module`, a `flax.nnx.Module` class, a `jaxunlearn.models.Model`, a pair
+        (init, apply) of functions; or a name as `config.model.name`.
+      variables: the trained ones, a dict of "params" and, where there are any, other collections.
+      data: a `.npz` in MedMNIST's layout, or its arrays by name: `train_images` uint8
+        `[N, H, W, C]`, `train_labels` `[N]`, and of val and test; groups where patients have ids.
+      forget: training indices, int `[M]`; or a share of each class; or fields of `config.forget`,
+        such as `{"kind": "groups", "groups": (17, 42)}`.
+      method: the name of a method, or "MODULE:NAME" of your own.
+      retrain: settings of `config.train` by which to train a model without the forgotten examples,
+        which the unlearned one is then compared with; None: there is no such model.
+      malignant: labels, for clinical metrics.
+      mean: of images scaled to 0 to 1, for all channels or one for each.
+      std: the same.
+      augment: see `config.augment`.
+      seed: of the method.
+      folder: where files go, and are found again by the same call; None: into a temporary folder.
+      console: where progress and the table are printed; the standard output if None.
+      **settings: of the method, such as `epochs=5`.
+
+    Raises:
+      UserError: something that was given is invalid, or training diverged.
+    """
+    with contextlib.ExitStack() as done:
+        if folder is None:
+            folder = tempfile.mkdtemp(prefix="jaxunlearn-")
+            done.callback(shutil.rmtree, folder, ignore_errors=True)
+        root = files.local(folder, "folder").absolute() / "run"
+        inputs = root.parent / "given"
+        inputs.mkdir(parents=True, exist_ok=True)
+
+        name = method.rpartition(":")[2]
+        config = config_lib.default()
+        config.name, config.seeds, config.augment = "request", (seed,), augment
+        config.data.name, config.data.path = "npz", _data_path(data, inputs / "data.npz")
+        config.data.malignant, config.data.mean, config.data.std = tuple(malignant), mean, std
+        config_lib.change(config.forget, _request(forget, inputs / "forget.npy"), "forget")
+        config.retrained = retrain is not None
+        config_lib.change(config.train, retrain or {}, "retrain")
+        config.methods = config_lib.methods(**{name: {"method": method, **settings}})
+        config.original.path = str(inputs / "original.msgpack")
+        _write_variables(inputs / "original.msgpack", variables)
+        if isinstance(model, str):
+            config.model.name = model
+        chosen = None if isinstance(model, str) else as_model(model)
+        report = cast(results.Report, experiment.run(config, root, console, chosen))  # no grid
+
+        made = load_tree(root / "models" / f"{name}-seed{seed}" / "variables")
+        made = serialization.from_state_dict(variables, made)
+        predictions = {
+            each: workdir.read_predictions(root, f"{each}-seed{seed}") for each in report["models"]
+        }
+        given = jax.tree.map(_as_given, made, variables)
+        result = Result(name, given, predictions, report, root)
+        weakref.finalize(result, done.pop_all().close)
+        return result
+
+
+def _data_path(data: Any, path: Path) -> str:
+    """The path of the data; what is in memory is written."""
+    if isinstance(data, str | Path):
+        return str(Path(data).absolute())
+    if isinstance(data, Dataset):
+        data = _arrays(data)
+    if not isinstance(data, Mapping):
+        raise UserError(f"data must be a path, a dict of arrays or a Dataset, got {shown(data)}")
+    files.write_npz(path, {name: np.asarray(array) for name, array in data.items()})
+    return str(path)
+
+
+def _arrays(dataset: Dataset) -> dict[str, Any]:
+    """A data set by the names of MedMNIST's layout."""
+    arrays: dict[str, Any] = {"class_names": np.array(dataset.class_names)}
+    for which in ("train", "val", "test"):
+        examples = getattr(dataset, which)
+        arrays |= {f"{which}_images": examples.images, f"{which}_labels": examples.labels}
+        if examples.groups is not None:
+            arrays[f"{which}_groups"] = examples.groups
+    return arrays
+
+
+def _request(forget: Any, path: Path) -> Mapping[str, Any]:
+    """Fields of `config.forget`; indices are written."""
+    if isinstance(forget, Mapping):
+        return forget
+    if isinstance(forget, float):
+        return {"kind": "fraction", "fraction": forget}
+    with files.whole(path, ".npy") as name:
+        np.save(name, np.asarray(forget))
+    return {"kind": "indices", "path": str(path)}
+
+
+def _write_variables(path: Path, variables: Any) -> None:
+    """Writes a tree of arrays in Flax's own format."""
+    state = serialization.to_state_dict(jax.device_get(variables))
+    with files.whole(path, path.suffix) as name:
+        name.write_bytes(serialization.msgpack_serialize(state))
+
+
+def _as_given(new: Any, old: Any) -> np.ndarray:
+    """A leaf in the type that it came in."""
+    return np.asarray(new).astype(np.asarray(old).dtype)

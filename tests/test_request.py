@@ -1,0 +1,178 @@
+"""The library call: `unlearn` on what is at hand."""
+
+import asyncio
+import copy
+import io
+import json
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy
+from rich.console import Console
+
+from jaxunlearn import experiment, unlearn
+from jaxunlearn.data.npz import load
+from jaxunlearn.errors import UserError
+from jaxunlearn.store import load_tree
+
+SETTINGS = {"epochs": 1, "batch_size": 16, "lr": 0.05}
+
+
+class ViT(nn.Module):
+    """Patches, one block of attention with dropout, no convolution and no batch norm."""
+
+    classes: int = 2
+
+    @nn.compact
+    def __call__(self, x, *, deterministic=True):
+        x = x.reshape(len(x), 2, 4, 2, 4, -1).swapaxes(2, 3).reshape(len(x), 4, -1)
+        x = nn.Dense(8)(x)
+        x = x + nn.MultiHeadDotProductAttention(2)(nn.LayerNorm()(x))
+        x = nn.Dropout(0.1, deterministic=deterministic)(x)
+        return nn.Dense(self.classes)(x.mean(1))
+
+
+class Linear(nn.Module):
+    """Compiles in no time."""
+
+    classes: int = 2
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(self.classes)(x.reshape(len(x), -1))
+
+
+@pytest.fixture
+def data(tmp_path):
+    return toy.write_npz(tmp_path / "data.npz")
+
+
+@pytest.fixture
+def given():
+    """A module and variables of it, as trained elsewhere."""
+    return Linear(), Linear().init(jax.random.key(3), jnp.zeros((1, 8, 8, 1)))
+
+
+def quiet():
+    return Console(file=io.StringIO())
+
+
+def arrays_of(path):
+    with np.load(path) as archive:
+        return dict(archive)
+
+
+def test_a_request_gives_variables_predictions_values_and_a_report(data, tmp_path):
+    module, variables = ViT(), ViT().init(jax.random.key(3), jnp.zeros((1, 8, 8, 1)))
+    before = copy.deepcopy(jax.device_get(variables))
+    done = unlearn(
+        module,
+        variables,
+        data,
+        np.arange(6),
+        "finetune",
+        malignant=(1,),
+        retrain={"epochs": 1, "batch_size": 16},
+        console=quiet(),
+        **SETTINGS,
+    )
+    assert toy.same_bits(before, variables)
+    assert jax.tree.structure(done.variables) == jax.tree.structure(variables)
+    assert not toy.same_bits(done.variables, variables)
+    assert set(done.predictions) == {"original", "retrained", "finetune"}
+    logits = done.predictions["finetune"]["test"].logits
+    images = arrays_of(data)["test_images"][..., :] / 255.0
+    again = module.apply(done.variables, (images.astype(np.float32) - 0.5) / 0.5)
+    np.testing.assert_allclose(logits, again, atol=1e-5)
+    first = done.predictions["original"]["test"].logits
+    assert done.changed.tolist() == np.flatnonzero(first.argmax(1) != logits.argmax(1)).tolist()
+    assert len(done.predictions["finetune"]["forget"].labels) == 6
+    assert done.metrics["TA"] == pytest.approx(
+        100 * np.mean(logits.argmax(1) == arrays_of(data)["test_labels"].ravel())
+    )
+    assert "false_negatives" in done.verdicts
+    assert "| finetune" in done.report()
+    saved = done.save(tmp_path / "kept")
+    restored = flax.serialization.msgpack_restore((saved / "variables.msgpack").read_bytes())
+    assert toy.same_bits(restored, done.variables)
+    assert json.loads((saved / "metrics.json").read_text())["split"]["forget"] == 6
+    with pytest.raises(UserError, match="exists; name a folder that does not"):
+        done.save(tmp_path / "kept")
+
+
+def test_the_call_gives_the_bits_of_the_command_line(data, given, tmp_path):
+    module, variables = given
+    done = unlearn(module, variables, data, 0.25, "random_label", console=quiet(), **SETTINGS)
+    (tmp_path / "model.msgpack").write_bytes(
+        flax.serialization.msgpack_serialize(flax.serialization.to_state_dict(variables))
+    )
+    config = toy.experiment_config(data, random_label=SETTINGS)
+    config.model.name = "test_request:Linear"
+    config.model.width, config.model.dtype = 64, "float32"
+    config.train = type(config)(toy.config.default().train)
+    config.original.path, config.retrained = str(tmp_path / "model.msgpack"), False
+    config.forget.fraction, config.augment, config.seeds = 0.25, "none", (0,)
+    config.eval.batch_size = 128
+    experiment.run(config, tmp_path / "run", quiet())
+    path = tmp_path / "run" / "models" / "random_label-seed0" / "variables"
+    assert toy.same_bits(load_tree(path), done.variables)
+
+
+def test_every_form_of_data_request_and_variables(data, given):
+    module, variables = given
+    frozen = flax.core.freeze(jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), variables))
+    results = [
+        unlearn(module, variables, given_data, forget, "finetune", console=quiet(), **SETTINGS)
+        for given_data, forget in (
+            (data, {"kind": "groups", "groups": (0, 1)}),
+            (arrays_of(data), np.arange(4)),
+            (load(toy.config.ConfigDict({"path": data})), [0, 1, 2, 3]),
+        )
+    ]
+    assert toy.same_bits(results[0].variables, results[1].variables)
+    assert toy.same_bits(results[0].variables, results[2].variables)
+    half = unlearn(module, frozen, data, np.arange(4), "finetune", console=quiet(), **SETTINGS)
+    assert isinstance(half.variables, flax.core.FrozenDict)
+    assert {leaf.dtype for leaf in jax.tree.leaves(half.variables)} == {jnp.dtype(jnp.bfloat16)}
+
+
+def test_a_second_call_finds_what_the_first_has_made(data, given, tmp_path):
+    text = io.StringIO()
+    args = (*given, data, np.arange(4), "finetune")
+    for _ in range(2):
+        unlearn(*args, folder=tmp_path / "kept", console=Console(file=text), **SETTINGS)
+    assert "finetune: in the store" in text.getvalue()
+    other = Linear().init(jax.random.key(4), jnp.zeros((1, 8, 8, 1)))
+    before = text.getvalue()
+    console = Console(file=text)
+    unlearn(given[0], other, *args[2:], folder=tmp_path / "kept", console=console, **SETTINGS)
+    assert "in the store" not in text.getvalue()[len(before) :]
+
+
+def test_it_runs_within_an_event_loop_as_in_a_notebook(data, given):
+    async def cell():
+        return unlearn(*given, data, np.arange(4), "finetune", console=quiet(), **SETTINGS)
+
+    assert asyncio.run(cell()).metrics["RTE"] >= 0
+
+
+def test_wrong_input_is_one_line(data, given):
+    module, variables = given
+    call = {"console": quiet(), **SETTINGS}
+    for args, message in (
+        ((module, variables, data, np.arange(4), "salum"), "salum"),
+        ((module, variables, data, np.array([0, 9999]), "finetune"), "9999"),
+        ((module, variables, 3, np.arange(4), "finetune"), "data must be a path, a dict"),
+        ((object(), variables, data, np.arange(4), "finetune"), "it must be a flax.linen.Module"),
+        ((Linear(3), variables, data, np.arange(4), "finetune"), "one logit for each class"),
+        ((module, {"params": {}}, data, np.arange(4), "finetune"), "lacks params/"),
+    ):
+        with pytest.raises(UserError, match=message) as caught:
+            unlearn(*args, **call)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match=r"forget.*fractoin"):
+        unlearn(module, variables, data, {"fractoin": 0.1}, "finetune", **call)
