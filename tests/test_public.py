@@ -5,12 +5,13 @@ import sys
 
 import jaxunlearn
 from jaxunlearn import config as config_lib
-from jaxunlearn import default, experiment, from_flax, methods, models, run
+from jaxunlearn import default, experiment, from_flax, methods, models, request, run
 
 
 def test_the_public_names_are_those_of_their_rooms():
-    assert set(jaxunlearn.__all__) == {"default", "from_flax", "methods", "run"}
+    assert set(jaxunlearn.__all__) == {"default", "from_flax", "methods", "run", "unlearn"}
     assert (default, run, from_flax) == (config_lib.default, experiment.run, models.from_flax)
+    assert jaxunlearn.unlearn is request.unlearn
     entries = {"salun": {"lr": 0.5}, "finetune": {}}
     assert methods(**entries).to_dict() == config_lib.methods(**entries).to_dict()
     assert list(methods(**entries)) == ["salun", "finetune"]

@@ -42,7 +42,8 @@ def test_the_lowest_versions_tried_are_those_that_setup_cfg_allows():
 
 def test_all_that_the_package_imports_is_declared():
     core = set(declared("options", "install_requires"))
-    extras = set(declared("options.extras_require", "tfds"))
+    options = (declared("options.extras_require", extra) for extra in ("tfds", "safetensors"))
+    extras = set().union(*options)
     used = set()
     for path in [*ROOT.glob("jaxunlearn/**/*.py"), *ROOT.glob("configs/*.py")]:
         tree = ast.parse(path.read_text())
@@ -51,4 +52,4 @@ def test_all_that_the_package_imports_is_declared():
         # What a plain installation lacks is imported where it is asked for, not at the top.
         top = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
         assert imported(ast.Module(top, [])) <= core, path
-    assert {"jax", "scikit-learn", "tensorflow-datasets"} <= used
+    assert {"jax", "scikit-learn", "tensorflow-datasets", "safetensors"} <= used
