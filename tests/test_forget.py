@@ -255,7 +255,8 @@ def test_a_class_that_train_never_had_is_not_missed():
 
 
 def test_every_kind_has_a_test_of_its_own():
-    assert set(REQUESTS) == {"fraction", "per_class", "class", "groups", "indices"}
+    # A table's are in test_rows.py.
+    assert set(REQUESTS) == {"fraction", "per_class", "class", "groups", "indices", "table"}
 
 
 def test_every_kind_says_which_settings_it_reads():

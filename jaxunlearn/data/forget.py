@@ -5,14 +5,14 @@ import functools
 import hashlib
 import os
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxunlearn import rules
-from jaxunlearn.data import reading
+from jaxunlearn.data import reading, rows
 from jaxunlearn.data.dataset import Dataset
 from jaxunlearn.errors import UserError, shown
 from jaxunlearn.keys import stage_rng
@@ -50,7 +50,10 @@ def resolve(request: Any, dataset: Dataset) -> tuple[Split, list[str]]:
         "groups": the `groups` of these ids or, without ids, random whole groups that together
           hold at most `fraction` of the examples;
         "indices": the training indices in the file `path`: UTF-8 text of up to 16 MiB, digits
-          only, one index per line; `.npy`; or `.npz` with `forget`.
+          only, one index per line; `.npy`; or `.npz` with `forget`;
+        "table": the training images that have one of the `ids` in a `column` of the CSV `path`,
+          see `jaxunlearn.data.rows.read`. Where it has a column "patient", the warnings are about
+          the forgotten images' patients, otherwise about the ids.
         `seed` seeds what is random.
       dataset: the data set; only labels and groups are read.
 
@@ -84,20 +87,41 @@ def resolve(request: Any, dataset: Dataset) -> tuple[Split, list[str]]:
             f"forget.kind={request.kind!r} takes every example of class {gone[0]} "
             f"({dataset.class_names[gone[0]]}); forget fewer, or use kind='class'"
         )
-    return split, _warnings(split, dataset)
+    if request.kind == "table":
+        return split, _table_warnings(split, request, dataset)
+    sets = {name: getattr(dataset, name).groups for name in rows.SETS}
+    advice = "forget.kind='groups' forgets whole groups"
+    return split, [] if sets["train"] is None else _warnings(split, sets, "groups", advice)
 
 
-def _warnings(split: Split, dataset: Dataset) -> list[str]:
-    """Where images of the forgotten groups are left."""
-    groups = dataset.train.groups
-    if groups is None:
-        return []
+def _table_warnings(split: Split, request: Any, dataset: Dataset) -> list[str]:
+    """What a table tells of the patients whose images are forgotten, and of those it lacks."""
+    table = rows.read(request.path, "forget.path", dataset)
+    column = PATIENT if PATIENT in table.columns else request.column
+    sets = table.column(column)
+    warnings = _warnings(split, sets, f"{column}s", f"name them by forget.column={column!r}")
+    unknown = int(np.sum(sets["train"] == ""))
+    if unknown:
+        warnings.append(
+            f"{unknown} of {len(dataset.train)} training images have no {column} in the table: "
+            "whether some are of those to forget is not known."
+        )
+    return warnings
+
+
+def _warnings(
+    split: Split, sets: Mapping[str, np.ndarray | None], what: str, advice: str
+) -> list[str]:
+    """Where images of the forgotten groups are left, by the groups of each set's images."""
+    groups = sets["train"]
+    assert groups is not None
     places = {
-        "retain": (groups[split.retain], "forget.kind='groups' forgets whole groups"),
-        "val": (dataset.val.groups, "val is not of unseen groups"),
-        "test": (dataset.test.groups, "test is not of unseen groups"),
+        "retain": (groups[split.retain], advice),
+        "val": (sets["val"], f"val is not of unseen {what}"),
+        "test": (sets["test"], f"test is not of unseen {what}"),
     }
     forgotten = np.unique(groups[split.forget])
+    forgotten = forgotten[forgotten != ""] if groups.dtype == object else forgotten
     warnings = []
     for name, (others, advice) in places.items():
         if others is None:
@@ -105,7 +129,7 @@ def _warnings(split: Split, dataset: Dataset) -> list[str]:
         left = others[np.isin(others, forgotten)]
         if len(left):
             warnings.append(
-                f"{len(np.unique(left))} of {len(forgotten)} forgotten groups still have "
+                f"{len(np.unique(left))} of {len(forgotten)} forgotten {what} still have "
                 f"{len(left)} images in {name}: {advice}."
             )
     return warnings
@@ -216,23 +240,38 @@ def _indices(request: Any, dataset: Dataset) -> np.ndarray:
     return indices.astype(np.int64)
 
 
+def _table(request: Any, dataset: Dataset) -> np.ndarray:
+    """The images that a table says are of these values."""
+    if not request.path or not request.column:
+        raise UserError(
+            "forget.kind='table' needs forget.path, a CSV with a row for each image, and "
+            "forget.column, such as 'patient'"
+        )
+    table = rows.read(request.path, "forget.path", dataset)
+    return rows.select(table, request.column, request.ids)
+
+
+PATIENT = "patient"  # the column by which warnings go
 REQUESTS: dict[str, Callable[[Any, Dataset], np.ndarray]] = {
     "fraction": _fraction,
     "per_class": _per_class,
     "class": _class,
     "groups": _groups,
     "indices": _indices,
+    "table": _table,
 }
 
 
 DEFAULTS = {
-    "kind": "fraction",  # fraction, per_class, class, groups, indices
+    "kind": "fraction",  # fraction, per_class, class, groups, indices, table
     "fraction": 0.2,
     "balanced": True,  # the fraction of every class, rather than over all
     "fractions": (),  # kind per_class: one fraction per class, by label
     "classes": (),  # kind class: labels to forget whole
     "groups": (),  # kind groups: which; (): whole random ones up to the fraction
-    "path": "",  # kind indices: a file of training indices
+    "path": "",  # kind indices: a file of training indices; kind table: a CSV of images
+    "column": "",  # kind table: the CSV's column that says whose, such as patient
+    "ids": (),  # kind table: of whom, such as ("P17", "P42")
     "seed": 0,  # the request is the same for every seed of the run
 }
 RULES: dict[str, Rule] = {
@@ -255,6 +294,7 @@ READS: dict[str, tuple[str, ...]] = {
     "class": ("classes",),
     "groups": ("groups", "fraction", "seed"),
     "indices": ("path",),
+    "table": ("path", "column", "ids"),
 }
 
 

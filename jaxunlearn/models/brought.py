@@ -11,6 +11,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxunlearn import files
 from jaxunlearn.data import reading
 from jaxunlearn.errors import UserError, one_line
+from jaxunlearn.models import convert
 from jaxunlearn.training.passes import Variables
 
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle")
@@ -43,7 +44,8 @@ def _safetensors(path: Path) -> Any:
         raise UserError(
             f"{reading.named(path)} needs the extra safetensors: pip install -e '.[safetensors]'"
         ) from None
-    return _by_path(load_file(path))
+    arrays = load_file(path)
+    return _by_path(convert.resnet(arrays) if convert.is_resnet(arrays) else arrays)
 
 
 READERS: dict[str, Callable[[Path], Any]] = {

@@ -1,0 +1,124 @@
+"""A table of whose images are whose: a CSV with a row for each image, as hospitals keep them."""
+
+import csv
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxunlearn.data import reading
+from jaxunlearn.data.dataset import Dataset
+from jaxunlearn.errors import UserError, near, shown, unknown
+
+SETS = ("train", "val", "test")
+INDEX, SET = "index", "set"  # columns
+FORM = reading.Form(
+    "a table of images",
+    "give a CSV in UTF-8 whose first line names its columns, one of them 'index'",
+)
+
+
+class Table(NamedTuple):
+    """What a table says of the images.
+
+    Attributes:
+      path: of the file.
+      columns: names of columns besides index and set.
+      cells: by set, texts `[N, columns]` for all of its images; empty where no row is theirs.
+    """
+
+    path: Path
+    columns: tuple[str, ...]
+    cells: dict[str, np.ndarray]
+
+    def column(self, name: str) -> dict[str, np.ndarray]:
+        """By set the texts `[N]` of a column.
+
+        Raises:
+          UserError: there is no such column.
+        """
+        if name not in self.columns:
+            raise unknown(f"column of {reading.named(self.path)}", name, self.columns)
+        at = self.columns.index(name)
+        return {which: cells[:, at] for which, cells in self.cells.items()}
+
+
+def read(path: str, what: str, dataset: Dataset) -> Table:
+    """Reads a table of the images of a data set.
+
+    Args:
+      path: a CSV in UTF-8, with commas, semicolons or tabs. Its first line names the columns:
+        `index` is an image's position in its set, from 0; `set` is train, val or test, and all are
+        of train where there is no such column; the others say what there is to know of an image,
+        such as `patient`, `site` or `consent`.
+      what: what the user calls the path.
+      dataset: how many images there are.
+
+    Raises:
+      UserError: the file is no such table, or has two rows of an image or one of none.
+    """
+    file = reading.regular(path, what, FORM)
+    lines = reading.text(file, FORM).split("\n")
+    separator = max(",;\t", key=lines[0].count)
+    rows = csv.reader(lines, delimiter=separator, strict=True)
+    name = reading.named(file)
+    try:
+        header = [cell.strip() for cell in next(rows)]
+        if len(set(header)) < len(header) or INDEX not in header:
+            raise UserError(f"{name}: its columns are {shown(header)}; {FORM.advice}, none twice")
+        columns = tuple(column for column in header if column not in (INDEX, SET))
+        cells = {
+            which: np.full((len(getattr(dataset, which)), len(columns)), "", object)
+            for which in SETS
+        }
+        seen: set[tuple[str, int]] = set()
+        for row in rows:
+            place = f"{name}, line {rows.line_num}"
+            values = [cell.strip() for cell in row]
+            if not any(values):
+                continue
+            if len(values) != len(header):
+                raise UserError(f"{place} has {len(values)} cells, and the first {len(header)}")
+            given = dict(zip(header, values, strict=True))
+            which = given.pop(SET, "train")
+            if which not in SETS:
+                raise UserError(f"{place}: the set is {shown(which)}; allowed: {', '.join(SETS)}")
+            index = _index(given.pop(INDEX), len(cells[which]), which, place)
+            if (which, index) in seen:
+                raise UserError(f"{place}: image {index} of {which} has a row above; list it once")
+            seen.add((which, index))
+            cells[which][index] = list(given.values())
+    except csv.Error as error:
+        raise UserError(f"{name}, line {rows.line_num}: {error}; {FORM.advice}") from error
+    return Table(file, columns, cells)
+
+
+def _index(text: str, count: int, which: str, place: str) -> int:
+    """An image's position in its set."""
+    if not re.fullmatch(r"[0-9]{1,18}", text) or int(text) >= count:
+        raise UserError(
+            f"{place}: the index {shown(text)} is not in {which}; allowed: 0 to {count - 1}"
+        )
+    return int(text)
+
+
+def select(table: Table, column: str, ids: Iterable[object]) -> np.ndarray:
+    """Indices `[M]` of the training images that have one of the values in the column.
+
+    Raises:
+      UserError: there is no such column, or no training image has a value.
+    """
+    texts = table.column(column)["train"]
+    known = set(texts) - {""}
+    wanted = [str(value).strip() for value in ids]
+    if not wanted:
+        raise UserError(f"forget.ids is empty; name values of the column {column!r}")
+    for value in wanted:
+        if value not in known:
+            raise UserError(
+                f"forget.ids: no training image of {reading.named(table.path)} has {column} "
+                f"{shown(value)}, among {len(known)} values{near(value, known)}"
+            )
+    return np.flatnonzero(np.isin(texts.astype(str), wanted))

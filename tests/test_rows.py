@@ -1,0 +1,135 @@
+"""Requests as hospitals have them: a CSV of whose images are whose."""
+
+import numpy as np
+import pytest
+import toy
+
+from jaxunlearn import config, experiment
+from jaxunlearn.data import Dataset, Examples, forget, rows
+from jaxunlearn.errors import UserError
+
+
+def dataset(counts=(6, 2, 3)):
+    sets = [
+        Examples(np.zeros((count, 2, 2, 1), np.uint8), np.arange(count, dtype=np.int32) % 2)
+        for count in counts
+    ]
+    return Dataset("toy", *sets, ("a", "b"))
+
+
+LINES = [
+    "index,set,patient,site,consent",
+    "0,train,P17,Graz,yes",
+    "1,train,P17,Graz,no",
+    '2,train,P42,"Graz, West",yes',
+    "3,train,P43,Wien,no",
+    "5,train,P44,Wien,yes",
+    "1,val,P17,Graz,yes",
+    "2,test,P43,Wien,yes",
+]
+
+
+@pytest.fixture
+def write(tmp_path):
+    def to_file(lines=LINES, end="\n", encoding="utf-8"):
+        path = tmp_path / "images.csv"
+        path.write_bytes(end.join([*lines, ""]).encode(encoding))
+        return str(path)
+
+    return to_file
+
+
+def request(path, column, *ids):
+    settings = config.default().forget
+    settings.update(kind="table", path=path, column=column, ids=ids)
+    return settings
+
+
+def test_a_patient_is_found_and_what_stays_is_told(write):
+    split, notes = forget.resolve(request(write(), "patient", "P17"), dataset())
+    assert split.forget.tolist() == [0, 1] and split.retain.tolist() == [2, 3, 4, 5]
+    assert notes == [
+        "1 of 1 forgotten patients still have 1 images in val: val is not of unseen patients.",
+        "1 of 6 training images have no patient in the table: whether some are of those to forget "
+        "is not known.",
+    ]
+
+
+def test_by_another_column_the_notes_are_about_patients(write):
+    split, notes = forget.resolve(request(write(), "consent", "no"), dataset())
+    assert split.forget.tolist() == [1, 3]
+    assert notes[0] == (
+        "1 of 2 forgotten patients still have 1 images in retain: name them by "
+        "forget.column='patient'."
+    )
+    assert "1 of 2 forgotten patients still have 1 images in test" in notes[2]
+
+
+def test_several_ids_and_quoted_cells(write):
+    split, _ = forget.resolve(request(write(), "site", "Graz, West", "Wien"), dataset())
+    assert split.forget.tolist() == [2, 3, 5]
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_what_spreadsheets_write_is_read(write, separator, end, encoding):
+    lines = [line.replace('"Graz, West"', "West").replace(",", separator) for line in LINES]
+    path = write([*lines, separator * 4], end, encoding)
+    split, _ = forget.resolve(request(path, "patient", "P42", "P44"), dataset())
+    assert split.forget.tolist() == [2, 5]
+
+
+def test_numbers_are_ids_as_they_are_written(write):
+    lines = ["patient,index", "007,0", "7,1", "8,2"]
+    split, _ = forget.resolve(request(write(lines), "patient", 7), dataset())
+    assert split.forget.tolist() == [1]
+
+
+def test_without_a_column_set_all_rows_are_of_train(write):
+    table = rows.read(write(["index,patient", "5,A"]), "path", dataset())
+    assert table.column("patient")["train"].tolist() == [""] * 5 + ["A"]
+    assert set(table.column("patient")["test"]) == {""}
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["image,patient", "0,A"], "its columns are .*one of them 'index'"),
+        (["index,index", "0,1"], "none twice"),
+        (["index,patient", "0,A", "0,B"], "line 3: image 0 of train has a row above"),
+        (["index,patient", "6,A"], "line 2: the index '6' is not in train; allowed: 0 to 5"),
+        (["index,patient", "-1,A"], "the index '-1' is not in train"),
+        (["index,patient", "1.0,A"], "the index '1.0' is not in train"),
+        (["index,set,patient", "0,trian,A"], "the set is 'trian'; allowed: train, val, test"),
+        (["index,patient", "0,A,B"], "line 2 has 3 cells, and the first 2"),
+        (["index,patient", '0,"A'], "unexpected end of data"),
+        (["index,patient", "0,P18"], "has patient 'P17', among 1 values; did you mean 'P18'"),
+        (["index,patients", "0,P17"], "unknown column of .* 'patient': did you mean 'patients'"),
+    ],
+)
+def test_wrong_tables_are_one_line(write, lines, message):
+    with pytest.raises(UserError, match=message) as caught:
+        forget.resolve(request(write(lines), "patient", "P17"), dataset())
+    assert "\n" not in str(caught.value)
+
+
+def test_a_request_needs_ids_a_column_and_a_file(write, tmp_path):
+    for asked, message in (
+        (request(write(), "patient"), "forget.ids is empty"),
+        (request(write(), "", "P17"), "needs forget.path.*forget.column"),
+        (request(str(tmp_path / "none.csv"), "patient", "P17"), "no file of that name"),
+    ):
+        with pytest.raises(UserError, match=message):
+            forget.resolve(asked, dataset())
+
+
+def test_an_experiment_by_a_table(tmp_path, write):
+    changed = toy.experiment_config(toy.write_npz(tmp_path / "data.npz"), finetune={"epochs": 1})
+    lines = ["index,patient", *(f"{i},P{i // 4}" for i in range(48))]
+    changed.forget = config.default().forget
+    changed.forget.update(kind="table", path=write(lines), column="patient", ids=("P3", "P7"))
+    report = experiment.run(changed, tmp_path / "run")
+    assert report["split"]["forget"] == 8
+    with np.load(tmp_path / "run" / "split.npz") as split:
+        assert split["forget"].tolist() == [*range(12, 16), *range(28, 32)]
