@@ -59,8 +59,8 @@ class _Counted:
 
     def add(self, cost: tuple[float, float], batches: int, batch_size: int) -> None:
         """Counts a step of a cost (operations, bytes) for every batch."""
-        flops, size = cost
-        self.flops += flops * batches
+        needed, size = cost
+        self.flops += needed * batches
         self.images += batches * batch_size
         self.largest = max(self.largest, size)
 
@@ -193,9 +193,9 @@ def _step_cost(
         return TrainState(variables["params"], rest, moments, jnp.int32(0))
 
     state = jax.eval_shape(start, variables.tree)
-    flops = _flops(make_step(setup, kind), state, images, epoch.tree)
+    needed = flops(make_step(setup, kind), state, images, epoch.tree)
     streams = epoch.tree.order.shape[1]
-    return flops, streams * _kept(setup, kind, variables.tree, images.shape[1:])
+    return needed, streams * _kept(setup, kind, variables.tree, images.shape[1:])
 
 
 def _kept(setup: Setup, kind: Kind, variables: Variables, shape: tuple[int, ...]) -> float:
@@ -232,10 +232,10 @@ def _swept(
         _shapes(context.tree),
         _key(),
     )
-    return jax.eval_shape(one, *args), (_flops(one, *args), 0.0)
+    return jax.eval_shape(one, *args), (flops(one, *args), 0.0)
 
 
-def _flops(function: Callable, *shapes: Any) -> float:
+def flops(function: Callable, *shapes: Any) -> float:
     """XLA's count of a program's operations."""
     lowered = jax.jit(function).trace(*shapes).lower(lowering_platforms=(PLATFORM,))
     return float((lowered.cost_analysis() or {}).get("flops", math.nan))

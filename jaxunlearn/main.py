@@ -49,6 +49,9 @@ flags.DEFINE_string(
     "The experiment, a file of configs/; --config.FIELD=VALUE overrides a field.",
     allow_override=True,
 )
+DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "Tell what would be forgotten and trained, and train nothing."
+)
 COORDINATOR = flags.DEFINE_string(
     "coordinator",
     "",
@@ -65,9 +68,15 @@ def main(argv: list[str]) -> None:
     config = flags.FLAGS.config
     with ending():
         processes.connect(COORDINATOR.value, PROCESSES.value, PROCESS.value)
-        from jaxunlearn import experiment
+        folder = WORKDIR.value or f"runs/{config.name}"
+        if DRY_RUN.value:
+            from jaxunlearn.rehearsal import rehearse
 
-        experiment.run(config, WORKDIR.value or f"runs/{config.name}")
+            rehearse(config, folder)
+        else:
+            from jaxunlearn import experiment
+
+            experiment.run(config, folder)
         processes.disconnect()
 
 

@@ -1,0 +1,123 @@
+"""What a run would forget and train, and how long that would take; nothing is trained or written.
+
+python -m jaxunlearn.main --config=configs/quickstart.py --dry_run
+"""
+
+import functools
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from jaxunlearn import compiled, devices, estimate
+from jaxunlearn.plan import Experiment
+from jaxunlearn.prepared import Prepared
+from jaxunlearn.trained import Recipe
+from jaxunlearn.training.programs import Programs
+
+
+def rehearse(config: ConfigDict, folder: str | Path, console: Console | None = None) -> None:
+    """Prints the request and the models of a config's experiment, with estimates of their time.
+
+    An estimate is the arithmetic of a model's making, over that which a gradient of the original
+    does in a second here, which is tried. Augmentation, compiling and metrics are left out.
+
+    Args:
+      config: see `jaxunlearn.config.default`.
+      folder: where a run would put its results, beside whose store it would look for models.
+      console: where to print; the standard output if None.
+
+    Raises:
+      UserError: as `jaxunlearn.experiment.run`.
+    """
+    ready = Prepared(config, folder, console)
+    seen: set[str] = set()
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("seed", "model", "images through it", "takes about"):
+        table.add_column(column, justify="left" if column == "model" else "right")
+    total = 0.0
+    for one in ready.experiments:
+        if ready.config.axes:
+            ready.say(f"\n{one.cell.label}")
+            table.add_section()
+        for line in _request(one):
+            ready.say(line)
+        with compiled.kept():
+            speed = _speed(one.recipes(ready.config.seeds[0])["original"], ready.programs)
+        costs = functools.cache(functools.partial(_cost, one, ready.config.seeds[0]))
+        for seed in ready.config.seeds:
+            for name, recipe in one.recipes(seed).items():
+                there = recipe.key in seen or (ready.where / recipe.key).is_dir()
+                seen.add(recipe.key)
+                seconds = 0.0 if there else costs(name).flops / speed
+                total += seconds
+                images = "" if there else f"{costs(name).images:,}"
+                takes = "in the store" if there else _duration(seconds)
+                table.add_row(str(seed), name, images, takes)
+    ready.console.print(table)
+    device = devices.describe(ready.programs.mesh)["device"]
+    ready.say(f"In all about {_duration(total)} on {device}. Nothing was trained or written.")
+
+
+def _request(one: Experiment) -> list[str]:
+    """What is to be forgotten, in lines."""
+    labels, names = one.dataset.train.labels, one.dataset.class_names
+    of_class = [
+        f"{np.sum(labels[one.split.forget] == label)} of {np.sum(labels == label)} {name}"
+        for label, name in enumerate(names)
+    ]
+    counts = f"{len(one.split.forget)} of {len(labels)} training images to forget"
+    return [
+        f"{one.dataset.name}: {counts}: {', '.join(of_class)}.",
+        *(f"Note: {note}" for note in one.notes),
+    ]
+
+
+def _cost(one: Experiment, seed: int, name: str) -> estimate.Cost:
+    """What making a model takes; of a method that cannot be run on zeros, what the original did."""
+    recipes = one.recipes(seed)
+    try:
+        return estimate.cost(recipes[name])
+    except Exception:  # of the user's own code too
+        return estimate.cost(recipes["original"])
+
+
+def _speed(recipe: Recipe, programs: Programs) -> float:
+    """Operations a second of a gradient of the model, on a batch of its recipe."""
+    model, mesh = recipe.setup.model, programs.mesh
+    shape = (recipe.setup.batch_size, *recipe.dataset.train.images.shape[1:])
+    images = devices.shard_batches(np.zeros(shape, np.float32), mesh, axis=0)
+    sample = jax.ShapeDtypeStruct((1, *shape[1:]), np.float32)
+    variables: Any = jax.tree.map(
+        lambda leaf: np.zeros(leaf.shape, leaf.dtype),
+        jax.eval_shape(model.init, jax.random.key(0), sample),
+    )
+
+    def loss(params, rest, images, key):
+        logits, _ = model.apply({"params": params, **rest}, images, True, key)
+        return jax.numpy.mean(jax.nn.logsumexp(logits, axis=-1))
+
+    rest = {name: tree for name, tree in variables.items() if name != "params"}
+    args = (*devices.replicate((variables["params"], rest), mesh), images)
+    args = (*args, devices.replicate(jax.random.key(0), mesh))
+    gradient = programs(jax.grad(loss), *args)
+    jax.block_until_ready(gradient(*args))
+    start, runs = time.perf_counter(), 0
+    while runs < 2 or time.perf_counter() - start < 0.5:
+        jax.block_until_ready(gradient(*args))
+        runs += 1
+    return runs * estimate.flops(jax.grad(loss), *args) / (time.perf_counter() - start)
+
+
+def _duration(seconds: float) -> str:
+    """Seconds in the unit that suits."""
+    for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} seconds"

@@ -1,0 +1,45 @@
+"""`--dry_run`: what would be forgotten and trained, and nothing done."""
+
+import io
+import re
+
+import pytest
+import toy
+from rich.console import Console
+
+from jaxunlearn import experiment
+from jaxunlearn.errors import UserError
+from jaxunlearn.rehearsal import rehearse
+
+
+def printed(config, folder):
+    console = Console(file=io.StringIO(), width=120)
+    rehearse(config, folder, console)
+    return console.file.getvalue()
+
+
+def test_it_tells_the_request_and_the_models_and_does_nothing(tmp_path):
+    data = toy.write_npz(tmp_path / "data.npz")
+    config = toy.experiment_config(data, finetune={"epochs": 1, "batch_size": 16})
+    before = sorted(tmp_path.rglob("*"))
+    text = printed(config, tmp_path / "run")
+    assert sorted(tmp_path.rglob("*")) == before
+    counts = re.search(r"data: (\d+) of 48 training images to forget: (\d+) of (\d+) 0", text)
+    forgotten, of_first, first = map(int, counts.groups())
+    assert 0 < of_first < forgotten < 48 and first < 48
+    rows = re.findall(r"^ *0 +(original|retrained|finetune) +([\d,]+) +(.*?) *$", text, re.M)
+    assert [row[0] for row in rows] == ["original", "retrained", "finetune"]
+    # 3 batches of 16 hold 48 images; then 92 predictions in batches of the training's size.
+    assert all(int(row[1].replace(",", "")) > 92 for row in rows)
+    assert re.search(r"In all about \d+ seconds on .*cpu.*\. Nothing was trained", text)
+
+    report = experiment.run(config, tmp_path / "run", Console(file=io.StringIO()))
+    assert report["split"]["forget"] == forgotten
+    assert printed(config, tmp_path / "run").count("in the store") == 3
+
+
+def test_what_a_run_would_refuse_is_refused(tmp_path):
+    config = toy.experiment_config(toy.write_npz(tmp_path / "data.npz"), finetune={"epochs": 1})
+    config.forget.fraction = 2.0
+    with pytest.raises(UserError, match="fraction must be"):
+        printed(config, tmp_path / "run")
