@@ -208,8 +208,8 @@ def test_nothing_is_compiled_twice_in_a_grid(finished):
     _, _, _, traces, made = finished
     assert len(traces) == 2  # of crop_flip: without a mask, and with one
     (compiled,) = made
-    # Two steps a scenario; init; the forget gradient by fraction; logits of train, val and test.
-    assert len(compiled) == 2 * 2 + 1 + 2 + 3
+    # Two steps a scenario; init; the forget gradient by fraction; logits.
+    assert len(compiled) == 2 * 2 + 1 + 2 + 1
 
 
 def test_a_second_run_of_a_grid_trains_nothing(finished, monkeypatch):
