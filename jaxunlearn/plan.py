@@ -142,7 +142,7 @@ def make(
         if model is None:
             architecture = named(cell.config.model.to_dict(), classes, bfloat16)
         else:
-            architecture = given(model, shape)
+            architecture = given(model, shape, classes)
         architecture.check(shape, classes)
         check_fit(cell.config, dataset, num_devices)
         split, notes = forget.resolve(cell.config.forget, dataset)

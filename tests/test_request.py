@@ -163,12 +163,16 @@ def test_it_runs_within_an_event_loop_as_in_a_notebook(data, given):
 def test_wrong_input_is_one_line(data, given):
     module, variables = given
     call = {"console": quiet(), **SETTINGS}
+    odd = arrays_of(data)
+    images = {name: array for name, array in odd.items() if name.endswith("_images")}
+    odd |= {name: np.pad(array, 1, mode="edge")[1:-1] for name, array in images.items()}
     for args, message in (
         ((module, variables, data, np.arange(4), "salum"), "salum"),
         ((module, variables, data, np.array([0, 9999]), "finetune"), "9999"),
         ((module, variables, 3, np.arange(4), "finetune"), "data must be a path, a dict"),
         ((object(), variables, data, np.arange(4), "finetune"), "it must be a flax.linen.Module"),
         ((Linear(3), variables, data, np.arange(4), "finetune"), "one logit for each class"),
+        ((ViT(), variables, odd, np.arange(4), "finetune"), "fails on images of 10 x 10 x"),
         ((module, {"params": {}}, data, np.arange(4), "finetune"), "lacks params/"),
     ):
         with pytest.raises(UserError, match=message) as caught:

@@ -55,8 +55,13 @@ def named(settings: Mapping[str, Any], num_classes: int, bfloat16: bool) -> Arch
     )
 
 
-def given(model: Model, shape: tuple[int, ...]) -> Architecture:
-    """A model that is at hand, for images of the shape (H, W, C); known by what it computes."""
+def given(model: Model, shape: tuple[int, ...], num_classes: int) -> Architecture:
+    """A model that is at hand, for images of the shape (H, W, C); known by what it computes.
+
+    Raises:
+      UserError: it does not take such images.
+    """
+    dry_run("given", model, shape, num_classes)
     return Architecture("given", model, model, {"computes": _traced(model, shape)}, ())
 
 
@@ -65,13 +70,14 @@ def _traced(model: Model, shape: tuple[int, ...]) -> str:
     images = jax.ShapeDtypeStruct((2, *shape), np.float32)
     key = jax.eval_shape(lambda: jax.random.key(0))
     variables = jax.eval_shape(model.init, key, images)
+
+    def answer(train: bool) -> Any:
+        return lambda *args: model.apply(*args[:2], train, args[2] if train else None)
+
+    programs = [jax.make_jaxpr(model.init)(key, images)]
+    programs += [jax.make_jaxpr(answer(train))(variables, images, key) for train in (False, True)]
     digest = hashlib.sha256()
-    for train in (False, True):
-        made = jax.make_jaxpr(
-            lambda variables, images, key, train=train: model.apply(
-                variables, images, train, key if train else None
-            )
-        )(variables, images, key)
+    for made in programs:
         digest.update(re.sub(r" at 0x[0-9a-f]+", "", str(made)).encode())
         for constant in made.consts:
             digest.update(np.asarray(constant).tobytes())
