@@ -140,7 +140,7 @@ def test_pass_is_the_same_alone_in_a_batch_and_for_any_neighbours():
     # A compiler that updates in place what it still reads would show here.
     images = images_of((28, 28, 1))
     for name, value in (("sharpness", 0.3), ("equalize", 0), ("rotate", 30)):
-        alone = np.stack([ops.apply(name, image, value) for image in images])
+        alone = np.stack([run_one(name, image, value) for image in images])
         step = ops.ENCODERS[name](value, 28, 28)
         np.testing.assert_array_equal(run(images, repeat(step, len(images))), alone)
         among = [step if i % 2 else ops.ENCODERS["color"](0.5, 28, 28) for i in range(len(images))]
