@@ -17,9 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.augment.build import build_chain
+from jaxunlearn.data.dataset import SETS
 from jaxunlearn.methods.table import actions
 from jaxunlearn.methods.task import Task
-from jaxunlearn.trained import SETS, Recipe
+from jaxunlearn.trained import Recipe
 from jaxunlearn.training.passes import Ask, Pass, Replace, Restore, Save, Variables
 from jaxunlearn.training.step import (
     Bench,

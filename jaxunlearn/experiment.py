@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from jaxunlearn import compiled, metrics, processes, workdir
-from jaxunlearn.data.dataset import Examples
+from jaxunlearn.data.dataset import SETS, Examples
 from jaxunlearn.errors import unknown
 from jaxunlearn.metrics import results
 from jaxunlearn.metrics.predictions import apart
@@ -17,7 +17,7 @@ from jaxunlearn.models.model import Model
 from jaxunlearn.plan import Experiment
 from jaxunlearn.prepared import Prepared
 from jaxunlearn.report import terminal
-from jaxunlearn.trained import SETS, Trained, Trainer
+from jaxunlearn.trained import Trained, Trainer
 
 
 def run(

@@ -90,11 +90,6 @@ def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
         np.savez(name, **arrays)  # type: ignore[arg-type]
 
 
-def sha256_text(text: str) -> str:
-    """The SHA-256 of a text, in hexadecimal digits."""
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def sha256(path: Path) -> str:
     """SHA-256 of a file, hexadecimal."""
     with open(path, "rb") as file:

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from jaxunlearn import config as config_lib
 from jaxunlearn import experiment, files, workdir
-from jaxunlearn.data.dataset import Dataset
+from jaxunlearn.data.dataset import SETS, Dataset
 from jaxunlearn.errors import UserError, shown
 from jaxunlearn.metrics import Predictions, results
 from jaxunlearn.models.build import as_model
@@ -176,7 +176,7 @@ def _data_path(data: Any, path: Path) -> str:
 def _arrays(dataset: Dataset) -> dict[str, Any]:
     """A data set by the names of MedMNIST's layout."""
     arrays: dict[str, Any] = {"class_names": np.array(dataset.class_names)}
-    for which in ("train", "val", "test"):
+    for which in SETS:
         examples = getattr(dataset, which)
         arrays |= {f"{which}_images": examples.images, f"{which}_labels": examples.labels}
         if examples.groups is not None:

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from jaxunlearn import closure, devices, files, processes
-from jaxunlearn.data.dataset import Dataset
+from jaxunlearn.data.dataset import SETS, Dataset
 from jaxunlearn.data.forget import Split
 from jaxunlearn.errors import Stopped, UserError, one_line
 from jaxunlearn.methods.table import actions, find
@@ -28,7 +28,6 @@ from jaxunlearn.training.programs import Programs
 from jaxunlearn.training.step import Bench, Setup, fresh
 from jaxunlearn.training.sweep import predict
 
-SETS = ("train", "val", "test")
 # What makes a model whatever its architecture and method; all that these import counts too.
 MAKING = ("jaxunlearn.training.loop", "jaxunlearn.training.sweep", "jaxunlearn.augment.policies")
 

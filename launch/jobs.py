@@ -114,8 +114,8 @@ def make_jobs(config: ConfigDict, folder: str, estimates: bool = True) -> list[J
     seconds a method, the jobs have no operations and bytes.
     """
     from jaxunlearn import estimate
+    from jaxunlearn.data.dataset import SETS
     from jaxunlearn.prepared import Prepared
-    from jaxunlearn.trained import SETS
 
     ready = Prepared(config, folder, Console(quiet=True))
     made = functools.cache(lambda key: (ready.where / key).is_dir())

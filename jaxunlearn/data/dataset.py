@@ -10,6 +10,8 @@ import numpy as np
 
 from jaxunlearn.errors import UserError, shown
 
+SETS = ("train", "val", "test")
+
 
 @dataclasses.dataclass(frozen=True)
 class Examples:

@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxunlearn import rules
 from jaxunlearn.data import reading, rows
-from jaxunlearn.data.dataset import Dataset
+from jaxunlearn.data.dataset import SETS, Dataset
 from jaxunlearn.errors import UserError, shown
 from jaxunlearn.keys import stage_rng
 from jaxunlearn.rules import Rule
@@ -89,7 +89,7 @@ def resolve(request: Any, dataset: Dataset) -> tuple[Split, list[str]]:
         )
     if request.kind == "table":
         return split, _table_warnings(split, request, dataset)
-    sets = {name: getattr(dataset, name).groups for name in rows.SETS}
+    sets = {name: getattr(dataset, name).groups for name in SETS}
     advice = "forget.kind='groups' forgets whole groups"
     return split, [] if sets["train"] is None else _warnings(split, sets, "groups", advice)
 

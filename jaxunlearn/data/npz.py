@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 
 from jaxunlearn.data import reading
-from jaxunlearn.data.dataset import Dataset, Examples
+from jaxunlearn.data.dataset import SETS, Dataset, Examples
 from jaxunlearn.errors import UserError, shown
 
-_SETS = ("train", "val", "test")
-_NEEDED = tuple(f"{name}_{kind}" for name in _SETS for kind in ("images", "labels"))
-_OPTIONAL = (*(f"{name}_groups" for name in _SETS), "class_names")
+_NEEDED = tuple(f"{name}_{kind}" for name in SETS for kind in ("images", "labels"))
+_OPTIONAL = (*(f"{name}_groups" for name in SETS), "class_names")
 _FORM = reading.Form(
     "a .npz in MedMNIST's layout",
     f"save plain arrays {', '.join(_NEEDED)} with numpy.savez",
@@ -66,7 +65,7 @@ def read(path: str | os.PathLike) -> tuple[tuple[Examples, Examples, Examples], 
             _integers(path, f"{name}_labels", arrays),
             _integers(path, f"{name}_groups", arrays) if f"{name}_groups" in arrays else None,
         )
-        for name in _SETS
+        for name in SETS
     ]
     try:
         # Without class_names, (): four bytes of an array of text may be no character.

@@ -9,10 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxunlearn.data import reading
-from jaxunlearn.data.dataset import Dataset
+from jaxunlearn.data.dataset import SETS, Dataset
 from jaxunlearn.errors import UserError, near, shown, unknown
 
-SETS = ("train", "val", "test")
 INDEX, SET = "index", "set"  # columns
 FORM = reading.Form(
     "a table of images",

@@ -1,5 +1,6 @@
 """Variables that were trained elsewhere: read from a file, and held against the model's own."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,7 @@ def fingerprint(given: str, what: str) -> str:
         return files.sha256(path)
     inner = sorted(file for file in path.rglob("*") if file.is_file())
     lines = (f"{file.relative_to(path)} {files.sha256(file)}" for file in inner)
-    return files.sha256_text("\n".join(lines))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _path(given: str, what: str) -> Path:
