@@ -114,7 +114,7 @@ def unlearn(
       method: the name of a method, or "MODULE:NAME" of your own.
       retrain: settings of `config.train` by which to train a model without the forgotten examples,
         which the unlearned one is then compared with; None: there is no such model.
-      malignant: labels, for clinical metrics.
+      malignant: labels, for clinical metrics; (): those of a `Dataset`.
       mean: of images scaled to 0 to 1, for all channels or one for each.
       std: the same.
       augment: see `config.augment`.
@@ -138,7 +138,8 @@ def unlearn(
         config = config_lib.default()
         config.name, config.seeds, config.augment = "request", (seed,), augment
         config.data.name, config.data.path = "npz", _data_path(data, inputs / "data.npz")
-        config.data.malignant, config.data.mean, config.data.std = tuple(malignant), mean, std
+        config.data.malignant = tuple(malignant) or getattr(data, "malignant", ())
+        config.data.mean, config.data.std = mean, std
         config_lib.change(config.forget, _request(forget, inputs / "forget.npy"), "forget")
         config.retrained = retrain is not None
         config_lib.change(config.train, retrain or {}, "retrain")

@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import dataclasses
 import io
 import json
 
@@ -124,17 +125,19 @@ def test_the_call_gives_the_bits_of_the_command_line(data, given, tmp_path):
 
 def test_every_form_of_data_request_and_variables(data, given):
     module, variables = given
+    loaded = load(toy.config.ConfigDict({"path": data}))
     frozen = flax.core.freeze(jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), variables))
     results = [
         unlearn(module, variables, given_data, forget, "finetune", console=quiet(), **SETTINGS)
         for given_data, forget in (
             (data, {"kind": "groups", "groups": (0, 1)}),
             (arrays_of(data), np.arange(4)),
-            (load(toy.config.ConfigDict({"path": data})), [0, 1, 2, 3]),
+            (dataclasses.replace(loaded, malignant=(1,)), [0, 1, 2, 3]),
         )
     ]
     assert toy.same_bits(results[0].variables, results[1].variables)
     assert toy.same_bits(results[0].variables, results[2].variables)
+    assert [each.results["dataset"]["malignant"] for each in results] == [[], [], [1]]
     half = unlearn(module, frozen, data, np.arange(4), "finetune", console=quiet(), **SETTINGS)
     assert isinstance(half.variables, flax.core.FrozenDict)
     assert {leaf.dtype for leaf in jax.tree.leaves(half.variables)} == {jnp.dtype(jnp.bfloat16)}
