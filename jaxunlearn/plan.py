@@ -150,6 +150,7 @@ def make(
         if cell.config.model.dtype == "bfloat16" and not bfloat16:
             notes.append(IN_FLOAT32)
         experiments.append(Experiment(cell, dataset, split, notes, read_once, architecture))
+        check_requests(experiments[-1])
         check_judged(experiments[-1])
     check_read(experiments)
     return experiments
@@ -175,6 +176,20 @@ def check_read(experiments: list[Experiment]) -> None:
     for path, message in unread[0].items():
         if all(path in found for found in unread):
             raise UserError(message)
+
+
+def check_requests(one: Experiment) -> None:
+    """Raises where a method is not defined for what is asked to be forgotten."""
+    forgotten = one.dataset.train.labels[one.split.forget]
+    if np.isin(forgotten, one.forgotten_classes).all():
+        return
+    for name, settings in one.cell.config.methods.items():
+        if find(settings.method).requests == ("class",):
+            raise UserError(
+                f"config.methods.{name}: {settings.method} can only forget whole classes, and "
+                f"forget.kind={one.cell.config.forget.kind!r} leaves examples of the same class in "
+                "retain; set forget.kind='class', or leave the method out"
+            )
 
 
 def check_judged(one: Experiment) -> None:

@@ -95,9 +95,18 @@ def settings(method, **changes) -> ConfigDict:
     return config.methods(it={"method": method, **epochs, **changes})["it"]
 
 
+def task_for(method, **changes):
+    """The problem as a method can have it: with a whole class to forget where it needs that."""
+    if METHODS[method].requests == ("class",):
+        labels = images_and_labels()[1]
+        whole = {"forget": np.flatnonzero(labels == 1), "retain": np.flatnonzero(labels != 1)}
+        changes = {**whole, **changes}
+    return task(**changes)
+
+
 def unlearn(method, the_task=None, **changes) -> training.Result:
     """Runs a method on the toy problem."""
-    the_task = the_task or task()
+    the_task = the_task or task_for(method)
     values = settings(method, **changes)
     fields = ("optimizer", "momentum", "weight_decay")
     the_setup = dataclasses.replace(

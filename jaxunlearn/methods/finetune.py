@@ -10,6 +10,8 @@ from typing import Any
 from jaxunlearn.methods.task import Task
 from jaxunlearn.training.passes import Pass, cross_entropy
 
+NEEDS = ("retain", "labels")
+COST = "E · (1 − f)"
 DEFAULTS = {"epochs": 10, "lr": 0.01}
 
 

@@ -17,6 +17,8 @@ from jaxunlearn import rules
 from jaxunlearn.methods.task import Task
 from jaxunlearn.training.passes import Batch, Pass
 
+NEEDS = ("forget", "retain", "labels")
+COST = "2 · E · (1 − f)"
 DEFAULTS = {"epochs": 10, "lr": 0.01, "momentum": 0.0, "weight_decay": 0.0, "alpha": 0.95}
 RULES = {"alpha": rules.between(0, 1)}
 

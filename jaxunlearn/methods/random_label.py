@@ -16,6 +16,8 @@ from jaxunlearn.methods import cra
 from jaxunlearn.methods.task import Task
 from jaxunlearn.training.passes import Pass
 
+NEEDS = ("forget", "retain", "labels")
+COST = "E"
 DEFAULTS = {
     "epochs": 10,
     "lr": 0.013,

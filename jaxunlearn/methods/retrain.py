@@ -22,6 +22,8 @@ from jaxunlearn.training.passes import (
     cross_entropy,
 )
 
+NEEDS = ("retain", "labels")
+COST = "E · (1 − f)"
 DEFAULTS = {
     "epochs": 182,
     "lr": 0.1,

@@ -6,6 +6,8 @@ says where the published code departs from the paper.
 
 from jaxunlearn.methods import random_label
 
+NEEDS = ("forget", "retain", "labels")
+COST = "E + f"
 DEFAULTS = {**random_label.DEFAULTS, "mask": {"ratio": 0.5}}
 RULES, READS = random_label.RULES, random_label.READS
 passes, check = random_label.passes, random_label.check

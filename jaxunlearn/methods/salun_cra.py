@@ -6,6 +6,8 @@ https://arxiv.org/abs/2604.23854; `jaxunlearn.methods.cra` is our reading of it.
 
 from jaxunlearn.methods import cra, salun
 
+NEEDS = ("forget", "retain", "labels")
+COST = "E + f"
 DEFAULTS = {**salun.DEFAULTS, "cra": {**cra.DEFAULTS, "target": "entropy"}}
 RULES, READS = salun.RULES, salun.READS
 passes, check = salun.passes, salun.check

@@ -28,6 +28,8 @@ from jaxunlearn.errors import UserError
 from jaxunlearn.methods.task import Task
 from jaxunlearn.training.passes import Action, Ask, Batch, Pass, Restore, Save, Variables
 
+NEEDS = ("forget", "retain", "val", "labels")
+COST = "E · (1 − f) + max_epochs · f, and a third more for the teacher"
 DEFAULTS = {
     "optimizer": "adam",
     "weight_decay": 0.1,

@@ -23,6 +23,8 @@ from jaxunlearn.methods.task import Task
 from jaxunlearn.rules import Unread
 from jaxunlearn.training.passes import Batch, Replace, Variables
 
+NEEDS = ("forget", "retain", "labels")
+COST = "1 + f"
 DEFAULTS = {"alpha": 10.0, "dampening": 1.0, "importance": "example", "batch_size": 64}
 READS = dict.fromkeys(
     ("optimizer", "momentum", "weight_decay"),

@@ -23,6 +23,11 @@ from jaxunlearn.names import is_path, resolve
 from jaxunlearn.rules import Rule, Unread
 from jaxunlearn.training.passes import Action
 
+# The images of each set, and the true labels of those that it reads.
+NEEDS = ("forget", "retain", "val", "labels")
+# Examples of classes that go on to exist, or all examples of a class.
+REQUESTS = ("random", "class")
+
 
 class Method(NamedTuple):
     """A method, as its module defines it.
@@ -36,6 +41,10 @@ class Method(NamedTuple):
         augmentation; called before anything is trained.
       modules: the names of the modules that make it.
       files: settings that are paths of models, whose content counts in place of the path.
+      needs: what it reads besides the original's variables: see `NEEDS`.
+      requests: what it can forget: see `REQUESTS`.
+      cost: how much it computes, in passes over all of train, as retraining's epochs are counted: E
+        are its epochs, f the share of train that is to be forgotten.
     """
 
     passes: Callable[[Task, Any], Iterator[Action]]
@@ -45,6 +54,9 @@ class Method(NamedTuple):
     check: Callable[[Any, Dataset, Collection[str]], None]
     modules: tuple[str, ...]
     files: tuple[str, ...] = ()
+    needs: tuple[str, ...] = NEEDS
+    requests: tuple[str, ...] = REQUESTS
+    cost: str = ""
 
 
 def _supports(settings: Any, dataset: Dataset, policies: Collection[str]) -> None:
@@ -63,6 +75,9 @@ def from_module(module: ModuleType, passes: str = "passes") -> Method:
         getattr(module, "check", _supports),
         (module.__name__,),
         getattr(module, "FILES", ()),
+        getattr(module, "NEEDS", NEEDS),
+        getattr(module, "REQUESTS", REQUESTS),
+        getattr(module, "COST", ""),
     )
 
 
