@@ -137,7 +137,8 @@ def _follow(task: _OnShapes, settings: Any, variables: Variables) -> None:
             steps = -(-len(streams[0]) // size)
             task.counted.add(_pass_cost(task, action, variables), steps, size * len(streams))
         elif isinstance(action, Replace):
-            variables = action.variables
+            new = action.variables
+            variables = new(variables) if callable(new) else new
         elif isinstance(action, Save):
             saved[action.name] = variables
         elif isinstance(action, Restore):

@@ -18,7 +18,7 @@ from jaxunlearn import rules
 from jaxunlearn.keys import stage_rng
 from jaxunlearn.methods.task import Task
 from jaxunlearn.rules import Unread
-from jaxunlearn.training.links import keep
+from jaxunlearn.training.links import keep, only_marked
 from jaxunlearn.training.passes import Action, Batch, Pass, Replace, Variables
 
 DEFAULTS = {
@@ -125,7 +125,12 @@ def masked(
         elif isinstance(action, Pass):
             action = dataclasses.replace(action, after=(*action.after, keep(mask)))
         elif isinstance(action, Replace):
-            new, old = action.variables["params"], task.original["params"]
-            kept = jax.tree.map(np.where, mask, new, old)
-            action = Replace({**action.variables, "params": kept})
+            action = Replace(_held(action.variables, mask, task.original["params"]))
         reply = yield action
+
+
+def _held(new: Any, mask: Any, original: Any) -> Any:
+    """What replaces variables, or the function that makes it, with frozen weights as they were."""
+    if callable(new):
+        return lambda variables: _held(new(variables), mask, original)
+    return {**new, "params": only_marked(np.where, mask, new["params"], original)}

@@ -7,16 +7,30 @@ from typing import Any, NamedTuple
 
 from jaxunlearn.data.dataset import Dataset
 from jaxunlearn.methods import (
+    amnesiac,
+    amun,
+    bad_teacher,
+    boundary_expand,
+    boundary_shrink,
     brought,
+    delete,
     finetune,
+    gradient_ascent,
+    l1_sparse,
+    lotus,
+    mu_mis,
+    munba,
     neggrad_plus,
     random_label,
     retrain,
     saliency,
     salun,
     salun_cra,
+    salun_soft,
     scrub,
+    sfron,
     ssd,
+    unsir,
 )
 from jaxunlearn.methods.task import Task
 from jaxunlearn.names import is_path, resolve
@@ -82,14 +96,28 @@ def from_module(module: ModuleType, passes: str = "passes") -> Method:
 
 
 METHODS: dict[str, Method] = {
+    "amnesiac": from_module(amnesiac),
+    "amun": from_module(amun),
+    "bad_teacher": from_module(bad_teacher),
+    "boundary_expand": from_module(boundary_expand),
+    "boundary_shrink": from_module(boundary_shrink),
+    "delete": from_module(delete),
     "finetune": from_module(finetune),
+    "gradient_ascent": from_module(gradient_ascent),
+    "l1_sparse": from_module(l1_sparse),
+    "lotus": from_module(lotus),
+    "mu_mis": from_module(mu_mis),
+    "munba": from_module(munba),
     "neggrad_plus": from_module(neggrad_plus),
     "random_label": from_module(random_label),
     "retrain": from_module(retrain),
     "salun": from_module(salun),
     "salun_cra": from_module(salun_cra),
+    "salun_soft": from_module(salun_soft),
     "scrub": from_module(scrub),
+    "sfron": from_module(sfron),
     "ssd": from_module(ssd),
+    "unsir": from_module(unsir),
 }
 # What an entry can name besides, which unlearns nothing.
 OTHERS = {"brought": from_module(brought)}

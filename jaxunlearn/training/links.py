@@ -4,6 +4,7 @@
 so that neither momentum nor weight decay nor noise moves a frozen weight.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,12 +15,23 @@ import optax
 from jaxunlearn.training.passes import Link
 
 
+def only_marked(where: Callable, mask: Any, new: Any, old: Any) -> Any:
+    """Parameters: new where the mask marks them, old elsewhere.
+
+    Entries at the top that the mask lacks, such as a head's that a method has added, are new.
+    """
+    if not isinstance(mask, dict):
+        return jax.tree.map(where, mask, new, old)
+    marked = {name: jax.tree.map(where, mask[name], new[name], old[name]) for name in mask}
+    return {**new, **marked}
+
+
 def _keep(value: Any, params: Any, mask: Any, key: jax.Array) -> Any:
-    return jax.tree.map(jnp.where, mask, value, params)
+    return only_marked(jnp.where, mask, value, params)
 
 
 def _only(gradient: Any, params: Any, mask: Any, key: jax.Array) -> Any:
-    return jax.tree.map(lambda g, m: jnp.where(m, g, 0), gradient, mask)
+    return only_marked(jnp.where, mask, gradient, jax.tree.map(jnp.zeros_like, gradient))
 
 
 def keep(mask: Any, gradient: bool = False) -> Link:

@@ -142,7 +142,7 @@ def run(
             if isinstance(action, Ask):
                 conversation.reply = next(old)
             if isinstance(action, Replace | Restore):  # of the structure that the state then has
-                state = _replaced(action, saved, bench)
+                state = _replaced(action, state, saved, bench)
             if number + 1 == point.done:
                 leaves = devices.replicate(point.state, bench.programs.mesh)
                 state = jax.tree.unflatten(jax.tree.structure(state), leaves)
@@ -157,7 +157,7 @@ def run(
         elif isinstance(action, Save):
             saved[action.name] = jax.tree.map(np.array, jax.device_get(state.variables))
         else:
-            state = _replaced(action, saved, bench)
+            state = _replaced(action, state, saved, bench)
         jax.block_until_ready(state)
         seconds = watch.stop()
         if checkpoint is not None and isinstance(action, Pass):
@@ -168,9 +168,14 @@ def run(
     return Result(state.variables, watch.stop(), compiling, history, conversation.claims)
 
 
-def _replaced(action: Replace | Restore, saved: dict[str, Variables], bench: Bench) -> TrainState:
+def _replaced(
+    action: Replace | Restore, state: TrainState, saved: dict[str, Variables], bench: Bench
+) -> TrainState:
     """The state after a replacement."""
-    return _started(action.variables if isinstance(action, Replace) else saved[action.name], bench)
+    if isinstance(action, Restore):
+        return _started(saved[action.name], bench)
+    new = action.variables
+    return _started(new(jax.device_get(state.variables)) if callable(new) else new, bench)
 
 
 def _started(variables: Variables, bench: Bench) -> TrainState:

@@ -39,7 +39,7 @@ class Batch(NamedTuple):
     weight: jax.Array
     examples: Mapping[str, jax.Array]
     part: np.ndarray | None = None
-    key: jax.Array | None = None
+    key: Any = None
     logits_of: Callable[..., jax.Array] = _absent
     forward: Callable[[Any, jax.Array], jax.Array] = _absent
 
@@ -125,9 +125,13 @@ class Pass:
 
 @dataclasses.dataclass(frozen=True)
 class Replace:
-    """Replace the model's variables by these; the optimizer's state is reset."""
+    """Replace the model's variables; the optimizer's state is reset.
 
-    variables: Variables
+    Attributes:
+      variables: by these; or by what this function makes of the present ones, numpy arrays.
+    """
+
+    variables: Variables | Callable[[Variables], Variables]
 
 
 @dataclasses.dataclass(frozen=True)
