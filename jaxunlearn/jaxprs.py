@@ -10,9 +10,15 @@ def equations(jaxpr: Any) -> Iterator[Any]:
     """Every equation of a jaxpr, those of the jaxprs within it included."""
     for equation in jaxpr.eqns:
         yield equation
-        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr):
-            if _is_jaxpr(inner):
-                yield from equations(getattr(inner, "jaxpr", inner))
+        for program in inner(equation):
+            yield from equations(program)
+
+
+def inner(equation: Any) -> Iterator[Any]:
+    """The jaxprs that an equation holds: of a call, a loop's body, the branches."""
+    for value in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr):
+        if _is_jaxpr(value):
+            yield getattr(value, "jaxpr", value)
 
 
 def _is_jaxpr(value: Any) -> bool:
