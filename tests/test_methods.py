@@ -24,9 +24,11 @@ NOTHING = {"ssd": {"alpha": 1e30}, "unsir": {"impair_epochs": 0, "repair_epochs"
 DRAW_NOTHING = ("ssd",)  # the same for every seed
 # What does not train, or not at the end.
 EDITS = tuple(name for name, method in METHODS.items() if "optimizer" in method.reads)
-EDITS += ("boundary_expand",)
+EDITS += ("boundary_expand", "cf_k", "eu_k")
 # Settings with which every method changes something on the toy problem, and soon.
 SOMETHING = {
+    "cf_k": {"k": 2},
+    "eu_k": {"k": 2},
     "amun": {"steps": 3, "radius": 1.0},
     "lotus": {"stop": 2.0},
     "scrub": {"lr": 0.01},
@@ -37,7 +39,9 @@ SOMETHING = {
 
 def run(method, task=None, **changes):
     """The method's result on the toy problem."""
-    return toy.unlearn(method, task, **{**SOMETHING.get(method, {}), **changes})
+    return toy.unlearn(
+        method, task or toy.task_for(method), **{**SOMETHING.get(method, {}), **changes}
+    )
 
 
 @pytest.fixture(params=sorted(METHODS))
@@ -62,7 +66,7 @@ def test_order_of_the_methods_does_not_matter():
 
 def test_an_empty_budget_returns_what_it_was_given(method):
     nothing = NOTHING.get(method, {"epochs": 0})
-    assert toy.same_bits(run(method, **nothing).variables, toy.initial())
+    assert toy.same_bits(run(method, **nothing).variables, toy.tiny_initial())
 
 
 @pytest.mark.parametrize("compat", [False, True])
@@ -75,7 +79,7 @@ def test_any_method_leaves_what_a_mask_freezes_bit_identical(method, compat):
     moved = {True: 0, False: 0}
     for m, before, after in zip(
         jax.tree.leaves(jax.device_get(mask)),
-        jax.tree.leaves(toy.initial()["params"]),
+        jax.tree.leaves(toy.tiny_initial()["params"]),
         jax.tree.leaves(jax.device_get(result.variables["params"])),
         strict=True,
     ):
@@ -87,7 +91,7 @@ def test_any_method_leaves_what_a_mask_freezes_bit_identical(method, compat):
 
 
 def test_structure_shapes_and_types_are_kept(method):
-    before, after = toy.initial(), run(method).variables
+    before, after = toy.tiny_initial(), run(method).variables
     assert jax.tree.structure(before) == jax.tree.structure(jax.device_get(after))
     for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
         assert a.shape == b.shape and a.dtype == b.dtype and np.isfinite(b).all()
@@ -103,7 +107,7 @@ def test_the_second_run_compiles_nothing(method):
 
 def test_the_original_changes(method):
     changed = run(method).variables
-    assert not toy.same_bits(changed, toy.initial())
+    assert not toy.same_bits(changed, toy.tiny_initial())
 
 
 def test_a_method_reads_only_what_it_says_it_needs(method):
@@ -123,7 +127,7 @@ def test_a_method_reads_only_what_it_says_it_needs(method):
     settings = {"rewind": True} if method == "scrub" else {}
     expected = run(method, task, **settings).variables
     for need in set(NEEDS) - set(METHODS[method].needs):
-        changed = toy.task(**{**sets, **poisoned[need]})
+        changed = toy.task_for(method, **{**sets, **poisoned[need]})
         assert toy.same_bits(expected, run(method, changed, **settings).variables), need
 
 

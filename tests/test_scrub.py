@@ -10,15 +10,6 @@ from jaxunlearn import training
 from jaxunlearn.methods import METHODS, scrub
 
 
-def softmax(z):
-    p = np.exp(z - z.max(1, keepdims=True))
-    return p / p.sum(1, keepdims=True)
-
-
-def weights(result):
-    return np.asarray(result.variables["params"]["w"])
-
-
 def test_scrub_without_its_maximising_pass_and_its_teacher_is_finetune():
     same = {"lr": 0.01, "optimizer": "sgd", "weight_decay": 0.0}
     ours = toy.unlearn("scrub", max_epochs=0, gamma=1.0, alpha=0.0, decay_after=(), **same)
@@ -33,7 +24,7 @@ def test_scrubs_forgetting_loss_has_no_gradient_at_the_original():
     """Without batch statistics, augmentation or weight decay; so has its retain loss at γ = 0."""
     task = toy.linear_task()
     values = {"lr": 10.0, "optimizer": "sgd", "weight_decay": 0.0, "epochs": 1, "max_epochs": 1}
-    found = weights(toy.unlearn("scrub", task, gamma=0.0, **values))
+    found = toy.weights(toy.unlearn("scrub", task, gamma=0.0, **values))
     np.testing.assert_allclose(found, task.original["params"]["w"], atol=1e-4)
 
 
@@ -48,7 +39,7 @@ def test_scrubs_gradient_in_logits(temperature):
     gradient = jax.grad(lambda logits: scrub.forget_objective(None, logits, batch, context))(
         jnp.asarray(student)
     )
-    p_o, p = softmax(teacher / temperature), softmax(student / temperature)
+    p_o, p = toy.softmax(teacher / temperature), toy.softmax(student / temperature)
     np.testing.assert_allclose(gradient, temperature * (p_o - p) / 5, rtol=1e-4, atol=1e-6)
 
 

@@ -6,25 +6,12 @@ import toy
 from jaxunlearn.methods import ssd
 
 
-def inputs(task):
-    return (np.asarray(task.bench.images).reshape(40, -1) / 255 - 0.5) / 0.5
-
-
-def softmax(z):
-    p = np.exp(z - z.max(1, keepdims=True))
-    return p / p.sum(1, keepdims=True)
-
-
-def weights(result):
-    return np.asarray(result.variables["params"]["w"])
-
-
 def test_ssds_importance_is_the_mean_squared_gradient_by_hand():
     """Of softmax regression: ((p − e_y) xᵀ)² for each example, whatever the batch size."""
     for size in (4, 16, 40):
         task = toy.linear_task(batch_size=size)
-        x, w = inputs(task)[:7], task.original["params"]["w"].astype(np.float64)
-        gradients = x[:, :, None] * (softmax(x @ w) - np.eye(3)[task.labels[:7]])[:, None]
+        x, w = toy.inputs(task)[:7], task.original["params"]["w"].astype(np.float64)
+        gradients = x[:, :, None] * (toy.softmax(x @ w) - np.eye(3)[task.labels[:7]])[:, None]
         found = ssd.importance(task, np.arange(7), "example")["w"]
         np.testing.assert_allclose(found, np.mean(gradients**2, 0), rtol=1e-3, atol=1e-8)
         parts = [gradients[i : i + size] for i in range(0, 7, size)]
@@ -47,6 +34,6 @@ def test_ssd_of_everything_selects_nothing_or_halves_what_has_a_gradient():
     everything = np.arange(40)
     task = toy.linear_task(forget=everything, retain=everything[:0])
     assert toy.same_bits(toy.unlearn("ssd", task, alpha=1.0).variables, task.original)
-    half = weights(toy.unlearn("ssd", task, alpha=0.5, dampening=0.5))
+    half = toy.weights(toy.unlearn("ssd", task, alpha=0.5, dampening=0.5))
     w, important = task.original["params"]["w"], ssd.importance(task, everything, "example")["w"]
     np.testing.assert_allclose(half, np.where(important > 0, 0.5 * w, w), rtol=1e-6)

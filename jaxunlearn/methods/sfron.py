@@ -83,8 +83,9 @@ def passes(task: Task, config: Any) -> Iterator[Pass]:
     count = -(-steps // config.every)
     mask = jax.device_put(salient(task, config.threshold))
     links = (keep(mask, gradient=True), clip_norm(config.clip))
-    forget = rounds(task, "sfron forget", task.forget, min(size, len(task.forget)), count)
-    retain = rounds(task, "sfron retain", task.retain, size * config.every, count)
+    of_forget, of_retain = (min(size, len(rows)) for rows in (task.forget, task.retain))
+    forget = rounds(task, "sfron forget", task.forget, of_forget, count)
+    retain = rounds(task, "sfron retain", task.retain, of_retain * config.every, count)
     for cycle in range(count):
         # a_t = A · (1 + cos(π · t/N))/2, and the rate alike
         fall = 0.5 * (1 + math.cos(math.pi * cycle / count))

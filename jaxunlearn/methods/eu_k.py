@@ -1,0 +1,49 @@
+"""EU-k: retrain the last k layers on the retain set from fresh values, all others frozen.
+
+Exact unlearning of the last k layers, Goel et al. 2022, https://arxiv.org/abs/2201.06640 and
+https://github.com/shash42/Evaluating-Inexact-Unlearning: as CF-k (see `jaxunlearn.methods.cf_k`),
+from the values that a fresh model has. There the norms of these layers stay; here they start anew
+with them, so that k = all layers is retraining. The recipe is to be that of the original, as the
+paper has it; the code published with SCRUB leaves the head as it was.
+
+Only the last k layers have not seen the forget set: the features below them have.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from jaxunlearn import rules
+from jaxunlearn.methods import cf_k, retrain
+from jaxunlearn.methods.task import Task
+from jaxunlearn.training.passes import Action, Pass, Replace, cross_entropy
+
+NEEDS = ("retain", "labels")
+COST = cf_k.COST
+DEFAULTS = {
+    "epochs": 10,
+    "lr": 0.01,
+    "schedule": "milestones",
+    "milestones": (0.5, 0.75),
+    "k": 3,
+}
+RULES = {"k": rules.whole(0), **{name: retrain.RULES[name] for name in ("schedule", "milestones")}}
+READS = retrain.READS
+
+
+def passes(task: Task, config: Any) -> Iterator[Action]:
+    """Cross-entropy on the retain set for the last k layers, from fresh values."""
+    if not config.epochs or not config.k:
+        return
+    thawed = cf_k.Thawed.of(task, config.k)
+    yield Replace(thawed.choose(task.fresh(), task.original))
+    for epoch in range(config.epochs):
+        yield Pass(
+            cross_entropy,
+            task.retain,
+            task.labels,
+            config.lr * retrain.SCHEDULES[config.schedule](config, epoch),
+            config.epochs,
+            after=thawed.links,
+        )
+    if not thawed.whole:
+        yield Replace(lambda variables: thawed.choose(variables, task.original))
