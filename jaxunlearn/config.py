@@ -248,7 +248,7 @@ def check(config: ConfigDict) -> None:
 def _check_method(name: str, settings: Any) -> None:
     """Raises unless an entry of `methods` is one, under a name that can be used."""
     where = f"config.methods.{name}"
-    if not isinstance(settings, ConfigDict) or not isinstance(settings.get("method"), str):
+    if not isinstance(settings, ConfigDict) or not isinstance(settings.get("method"), str | tuple):
         raise UserError(f"{where} is not a method entry; build it with config.methods(…)")
     if name in ("original", "retrained"):
         raise UserError(f"{where}: {name!r} is reserved; choose another name")

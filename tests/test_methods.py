@@ -1,4 +1,4 @@
-import inspect
+import pathlib
 import zlib
 
 import jax
@@ -12,9 +12,9 @@ from jaxunlearn import config as config_lib
 from jaxunlearn import training
 from jaxunlearn.data.dataset import Dataset, Examples
 from jaxunlearn.errors import UserError
-from jaxunlearn.methods import METHODS, actions, cra, random_label
+from jaxunlearn.methods import METHODS, actions, cra, describe, random_label
+from jaxunlearn.methods.method import NEEDS
 from jaxunlearn.methods.saliency import saliency_mask
-from jaxunlearn.methods.table import NEEDS
 
 # What every method must keep; a new method joins by being in the table.
 
@@ -131,10 +131,16 @@ def test_a_method_reads_only_what_it_says_it_needs(method):
         assert toy.same_bits(expected, run(method, changed, **settings).variables), need
 
 
+def test_the_page_of_methods_is_what_the_code_says():
+    page = pathlib.Path(__file__).parents[1] / "docs" / "methods.md"
+    assert page.read_text() == describe.page(), "python -m jaxunlearn.methods.describe"
+
+
 def test_every_setting_is_read_and_documented(method):
-    module = inspect.getmodule(METHODS[method].passes)
+    text = describe.text(METHODS[method])
     assert METHODS[method].cost and set(METHODS[method].needs) <= set(NEEDS)
-    assert (module.__doc__ and "http" in module.__doc__) or method == "retrain"
+    assert "http" in text or method == "retrain"
+    assert ": " in text.partition("\n")[0]
     for rule in METHODS[method].rules:
         value = METHODS[method].defaults
         for part in rule.split("."):

@@ -1,0 +1,124 @@
+"""Methods in stages: one after the other, each from where the one before stopped.
+
+`{"method": ("ssd", "finetune"), "finetune": {"epochs": 2}}` is an entry of a config; its settings
+are a section for each stage, and the optimizer and the mask that they share.
+"""
+
+import dataclasses
+from collections.abc import Callable, Collection, Generator, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxunlearn.data.dataset import Dataset
+from jaxunlearn.errors import UserError
+from jaxunlearn.methods import saliency
+from jaxunlearn.methods.method import NEEDS, REQUESTS, Method
+from jaxunlearn.methods.task import Task
+from jaxunlearn.rules import Unread
+from jaxunlearn.training.passes import Action, Pass, Replace, Variables
+from jaxunlearn.training.step import OPTIMIZER, OPTIMIZER_RULES
+
+SHARED = (*OPTIMIZER, "mask")
+
+
+def in_stages(names: tuple[str, ...], methods: Sequence[Method]) -> Method:
+    """The method that runs several in turn.
+
+    They share the optimizer, which starts anew with each, and the mask; the defaults of both are
+    those of the last. To each of them the original is that of the run: SCRUB's teacher, say. What
+    is claimed is what the last claims.
+
+    Args:
+      names: what they are called.
+      methods: they.
+
+    Raises:
+      UserError: there are fewer than two, one of them twice, an edit of the original is not the
+        first, or one reads a file.
+    """
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise UserError(f"method must be one name, or two or more different ones, got {names}")
+    stages = dict(zip(names, methods, strict=True))
+    for number, (name, stage) in enumerate(stages.items()):
+        if stage.files:
+            raise UserError(f"method={names}: {name} unlearns nothing; leave it out")
+        if number and "optimizer" in stage.reads:
+            raise UserError(_first(names, name, "edits the original"))
+
+    def passes(task: Task, settings: Any) -> Generator[Action, Any, Any]:
+        done, claims = 0, None
+        for number, (name, stage) in enumerate(stages.items()):
+            if number:
+                yield Replace(_same)
+            actions: Any = stage.passes(task, _of_stage(settings, name))
+            made, reply = 0, None
+            while True:
+                try:
+                    action = actions.send(reply)
+                except StopIteration as stop:
+                    claims = stop.value
+                    break
+                if isinstance(action, Pass):
+                    made += 1
+                    total = done + action.total_passes
+                    action = dataclasses.replace(action, total_passes=total)
+                elif number and isinstance(action, Replace) and not callable(action.variables):
+                    raise UserError(_first(names, name, "starts from other parameters"))
+                reply = yield action
+            done += made
+        return claims
+
+    def check(settings: Any, dataset: Dataset, policies: Collection[str]) -> None:
+        for name, stage in stages.items():
+            stage.check(_of_stage(settings, name), dataset, policies)
+
+    shared = {name: value for name, value in methods[-1].defaults.items() if name in SHARED}
+    sections = {
+        name: {field: value for field, value in stage.defaults.items() if field not in SHARED}
+        for name, stage in stages.items()
+    }
+    rules = {
+        f"{name}.{path}": rule
+        for name, stage in stages.items()
+        for path, rule in {**OPTIMIZER_RULES, **stage.rules}.items()
+        if path.partition(".")[0] not in SHARED
+    }
+    reads = {
+        f"{name}.{path}": Unread(_within(name, unread.reads), unread.advice)
+        for name, stage in stages.items()
+        for path, unread in stage.reads.items()
+        if path.partition(".")[0] not in SHARED
+    }
+    return Method(
+        passes,
+        {**shared, **sections},
+        {**rules, **saliency.RULES},
+        {**reads, **saliency.READS},
+        check,
+        (__name__, *(module for stage in methods for module in stage.modules)),
+        needs=tuple(need for need in NEEDS if any(need in stage.needs for stage in methods)),
+        requests=tuple(
+            kind for kind in REQUESTS if all(kind in stage.requests for stage in methods)
+        ),
+        cost=" + ".join(stage.cost for stage in methods),
+    )
+
+
+def _within(name: str, reads: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """A stage's condition on its settings as one on those of the whole."""
+    return lambda settings: reads(_of_stage(settings, name))
+
+
+def _first(names: tuple[str, ...], name: str, why: str) -> str:
+    """The message for a stage that must be the first."""
+    return f"method={names}: {name} {why}, and would drop what {names[0]} did; put it first"
+
+
+def _of_stage(settings: Any, name: str) -> ConfigDict:
+    """A stage's settings, with those that all share."""
+    return ConfigDict({**{field: settings[field] for field in SHARED}, **settings[name]})
+
+
+def _same(variables: Variables) -> Variables:
+    return variables
