@@ -9,7 +9,7 @@ the code that reads them:
   augment_params  jaxunlearn/augment/policies.py, the parameters of each policy
   train           jaxunlearn/methods/retrain.py, and jaxunlearn/training/step.py for the optimizer
   methods.NAME    jaxunlearn/methods/NAME.py, and the same for the optimizer
-  eval            below
+  eval, budget    below
 """
 
 import copy
@@ -46,6 +46,9 @@ DEFAULTS = {
     # A grid: pairs of a field and its values, (("augment", ("none", "crop_flip")), …); the
     # first value of the first axis is what the others are compared with.
     "axes": (),
+    # A sequence: changes of `forget`, ({"groups": (12,)}, {"groups": (40, 41)}), each unlearned
+    # from what the one before left; empty: `forget` is the only request.
+    "requests": (),
     "store": "",  # folder of trained models; empty: `store` beside the working directory
     "devices": 0,  # how many to split a batch over; 0: all there are
     # Of a CPU: onednn, xla, or auto: oneDNN where it is installed and there is one device.
@@ -61,6 +64,14 @@ EVAL = {
     "malignant_rule": "argmax",  # of several classes: argmax, or sum of probabilities
     "batch_size": 128,
 }
+# What a sequence of requests may lose against the original before a method's verdict is "retrain",
+# in the units of the tables; 0: no budget. See jaxunlearn/metrics/verdicts.py.
+BUDGET = {
+    "TA_lost": 1.0,  # percentage points of test accuracy
+    "fnr_rise": 2.0,  # percentage points of the malignant test images
+    "risk_rise": 10.0,  # % of the original's risk, in any of `eval.scenarios`
+    "moved": 0.0,  # % of the norm of the original's parameters
+}
 
 RULES: dict[str, Rule] = {
     "name": rules.WORD,
@@ -68,10 +79,15 @@ RULES: dict[str, Rule] = {
         lambda value: len(value) == len(set(value)) > 0 and all(map(rules.SEED.fits, value)),
         "different whole numbers from 0 to below 2**32, at least one",
     ),
+    "requests": Rule(
+        lambda value: len(value) <= 100 and all(isinstance(one, Mapping) for one in value),
+        "up to 100 changes of config.forget, such as ({'groups': (12,)}, {'groups': (40, 41)})",
+    ),
     "devices": rules.whole(0),
     "convolution": paths.SETTING,
     "checkpoint_every": rules.whole(1),
 }
+BUDGET_RULES = dict.fromkeys(BUDGET, rules.at_least(0))
 TRAIN = {**OPTIMIZER, **retrain.DEFAULTS}  # the original's and the retrained's recipe
 TRAIN_RULES = {**OPTIMIZER_RULES, **retrain.RULES}
 
@@ -111,6 +127,7 @@ def default() -> ConfigDict:
             "train": TRAIN,
             "methods": {},  # see `methods`
             "eval": EVAL,
+            "budget": BUDGET,
         }
     )
     return config.lock()  # a misspelt field in a config file is an error too
@@ -224,6 +241,8 @@ def _plain(value: Any) -> Any:
         value = value.tolist()
     if isinstance(value, list | tuple):
         return tuple(map(_plain, value))
+    if isinstance(value, dict):  # of `requests`
+        return {field: _plain(each) for field, each in value.items()}
     return value
 
 
@@ -237,6 +256,7 @@ def check(config: ConfigDict) -> None:
         ("model", MODEL_RULES),
         ("train", TRAIN_RULES),
         ("eval", _eval_rules()),
+        ("budget", BUDGET_RULES),
     ):
         rules.check(config[section], section_rules, f"config.{section}")
     for name, settings in config.methods.items():
@@ -281,6 +301,11 @@ def unread(config: ConfigDict, dataset: Dataset) -> dict[str, str]:
     found |= rules.unread(
         config.eval, EVAL, dict.fromkeys(("scenarios", "malignant_rule"), clinical), "config.eval"
     )
+    sequence = Unread(lambda settings: bool(config.requests), "set config.requests")
+    budgets = dict.fromkeys(BUDGET, sequence)
+    if config.requests:
+        budgets = dict.fromkeys(("fnr_rise", "risk_rise"), clinical)
+    found |= rules.unread(config.budget, BUDGET, budgets, "config.budget")
     trains = Unread(
         lambda settings: config.retrained or not config.original.path,
         "set config.retrained=True, or leave config.original.path empty",

@@ -4,6 +4,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 from rich.console import Console
 from rich.text import Text
@@ -11,12 +12,13 @@ from rich.text import Text
 from jaxunlearn import compiled, metrics, processes, workdir
 from jaxunlearn.data.dataset import SETS, Examples
 from jaxunlearn.errors import unknown
-from jaxunlearn.metrics import results
+from jaxunlearn.metrics import drift, results, unlearning
 from jaxunlearn.metrics.predictions import apart
 from jaxunlearn.models.model import Model
 from jaxunlearn.plan import Experiment
 from jaxunlearn.prepared import Prepared
 from jaxunlearn.report import terminal
+from jaxunlearn.store import load_tree
 from jaxunlearn.trained import Trained, Trainer
 
 
@@ -26,7 +28,7 @@ def run(
     console: Console | None = None,
     model: Model | None = None,
 ) -> results.Results:
-    """Runs the config's experiment, or its grid of them, and returns what `metrics.json` holds.
+    """Runs the config's experiment, grid or sequence, and returns what `metrics.json` holds.
 
     Args:
       config: see `jaxunlearn.config.default`.
@@ -44,19 +46,25 @@ def run(
     reports: list[results.Report] = []
     with compiled.kept():
         for i, one in enumerate(ready.experiments):
-            if ready.config.axes:
+            if one.cell.point:
                 title = Text(f"{i + 1} of {len(ready.experiments)}: {one.cell.label}")
                 ready.console.rule(title, align="left")
             reports.append(_run_one(one, ready.trainer(one), ready.inner(one)))
     report: results.Results = reports[0]
+    if ready.config.requests:
+        asked = [
+            results.Asked(one.request, len(one.asked.forget), f"requests/{one.request}")
+            for one in ready.experiments
+        ]
+        report = results.chain(ready.config.name, ready.config.budget, asked, reports)
     if ready.config.axes:
         points = [
             results.Point(one.cell.point, one.cell.labels, f"cells/{one.cell.label}")
             for one in ready.experiments
         ]
         report = results.merge(ready.config.name, ready.config.axes, points, reports)
-        if processes.is_first():
-            workdir.write_report(report, ready.folder)
+    if report is not reports[0] and processes.is_first():
+        workdir.write_report(report, ready.folder)
 
     for note in report["notes"]:
         ready.say(f"Note: {note}")
@@ -78,7 +86,7 @@ def make_models(
     Args:
       config: see `jaxunlearn.config.default`.
       folder: where `run` will put its results; nothing is written there.
-      cell: the cell's label, "" for the only one of a config without axes.
+      cell: the cell's label, such as "request=2"; "" where there is only one.
       seed: one of the config's.
       models: which of the cell's models: "original", "retrained", and the methods' names.
       console: where the progress is printed.
@@ -106,12 +114,15 @@ def _run_one(one: Experiment, trainer: Trainer, folder: Path) -> results.Report:
     if processes.is_first():
         workdir.write_split(folder, one.split)
     for seed in config.seeds:
+        made: dict[str, Trained] = {}
         for name, recipe in one.recipes(seed).items():
-            trained = trainer.obtain(recipe)
+            trained = made[name] = trainer.obtain(recipe)
             if processes.is_first():
                 if name in config.methods:
                     workdir.link_model(trained.path, folder, f"{name}-seed{seed}")
                 judged.setdefault(name, []).append(_judge(one, name, seed, trained, folder))
+        if one.request and processes.is_first():
+            _add_drift(one, made, {name: models[-1] for name, models in judged.items()})
     return processes.from_first(lambda: _report(one, machine, judged, folder))
 
 
@@ -152,6 +163,33 @@ def _judge(one: Experiment, name: str, seed: int, trained: Trained, folder: Path
         values["claims"] = meta["claims"]
     judged_on, _ = apart(predictions["test"], one.forgotten_classes)
     return results.Judged(values, judged_on)
+
+
+def _add_drift(
+    one: Experiment, made: dict[str, Trained], judged: dict[str, results.Judged]
+) -> None:
+    """Adds what models of a sequence, of one seed, have lost against the original."""
+    config, original, new = one.cell.config, judged["original"], one.asked.forget
+    start = _params(made["original"])
+    for name, (values, test) in judged.items():
+        labels = one.dataset.train.labels[new]
+        of_new = metrics.Predictions(made[name].logits()["train"][new], labels)
+        values["UA_new"] = unlearning.error(of_new)
+        if name == "original":
+            continue
+        lost, values["intervals"] = drift.drift(
+            test,
+            original.test,
+            malignant=one.dataset.malignant,
+            scenarios=config.eval.scenarios,
+            malignant_rule=config.eval.malignant_rule,
+        )
+        values |= {**lost, "moved": drift.moved(_params(made[name]), start)}
+
+
+def _params(trained: Trained) -> list[Any]:
+    """A model's parameters."""
+    return jax.tree.leaves(load_tree(trained.path / "variables")["params"])
 
 
 def _predictions(one: Experiment, trained: Trained) -> dict[str, metrics.Predictions]:

@@ -1,4 +1,4 @@
-"""Grids: one experiment at every combination of some settings' values.
+"""Grids: one experiment at every combination of some settings' values; and sequences of requests.
 
 A config is a grid where it lists axes, the field and its values:
 
@@ -6,6 +6,12 @@ A config is a grid where it lists axes, the field and its values:
 
 The first value of the first axis is the reference: the change of Avg Gap is against it, all other
 settings equal.
+
+A config is a sequence where it lists requests, as changes of `config.forget`:
+
+    config.requests = ({"groups": (12,)}, {"groups": (40, 41)})
+
+Each is an experiment too: the plan starts its methods from what the one before left.
 """
 
 import copy
@@ -16,10 +22,11 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from jaxunlearn.config import change
 from jaxunlearn.errors import UserError, one_line
 
 # Fixed across the grid.
-FIXED = ("axes", "name", "seeds", "store", "devices", "checkpoint_every")
+FIXED = ("axes", "requests", "name", "seeds", "store", "devices", "checkpoint_every")
 
 
 class Cell(NamedTuple):
@@ -53,12 +60,16 @@ def value_name(value: Any) -> str:
 
 
 def cells(config: ConfigDict) -> list[Cell]:
-    """Every combination of the axes' values, the last axis fastest; without axes one, the config.
+    """Every combination of the axes' values, the last axis fastest; or every request in turn.
+
+    Without axes and requests there is one, the config.
 
     Raises:
       UserError: axes that are not pairs of a field and its values, or a field or value that the
-        config cannot take.
+        config cannot take; or the same of requests.
     """
+    if config.requests:
+        return _requests(config)
     if not config.axes:
         return [Cell({}, config)]
     if not len(config.methods):
@@ -72,9 +83,7 @@ def cells(config: ConfigDict) -> list[Cell]:
         raise UserError(f"config.axes names a field twice: {', '.join(fields)}; name each once")
     made = []
     for values in itertools.product(*(values for _, values in config.axes)):
-        cell = Cell(dict(zip(fields, values, strict=True)), copy.deepcopy(config))
-        # A copy forgets the order of the methods.
-        cell.config.methods = ConfigDict(copy.deepcopy(dict(config.methods)), sort_keys=False)
+        cell = Cell(dict(zip(fields, values, strict=True)), _copy(config))
         cell.config.axes = ()
         for field, value in cell.point.items():
             _set(cell.config, field, value)
@@ -85,6 +94,31 @@ def cells(config: ConfigDict) -> list[Cell]:
         raise UserError(
             "config.axes gives two cells one name; axis values must have distinct names"
         )
+    return made
+
+
+def _copy(config: ConfigDict) -> ConfigDict:
+    """A copy that keeps the order of the methods."""
+    made = copy.deepcopy(config)
+    made.methods = ConfigDict(copy.deepcopy(dict(config.methods)), sort_keys=False)
+    return made
+
+
+def _requests(config: ConfigDict) -> list[Cell]:
+    """One experiment a request: it is `forget`, and `requests` ends with it."""
+    if config.axes:
+        raise UserError("config.axes and config.requests exclude each other; leave one empty")
+    if not len(config.methods):
+        raise UserError(
+            "config.requests are unlearned one after another, and config.methods is empty"
+        )
+    made = []
+    for number, request in enumerate(config.requests, start=1):
+        cell = Cell({"request": number}, _copy(config))
+        cell.config.requests = config.requests[:number]
+        change(cell.config.forget, request, f"request {number}")
+        cell.config.name = f"{config.name}, request {number}"
+        made.append(cell)
     return made
 
 

@@ -1,7 +1,8 @@
 """The plan: from a config to experiments, with all that can be wrong found before any training."""
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -44,7 +45,10 @@ class Experiment(NamedTuple):
     Attributes:
       cell: its point in the grid, and its config.
       dataset: the data.
-      split: what to forget and what to retain.
+      split: what is forgotten, of a sequence by all requests so far, and what to retain.
+      asked: the same of this request alone.
+      earlier: of a sequence, the experiment whose results the methods start from; None: they start
+        from the original.
       notes: what a reader of the results must know of the split.
       source_of: `trained.source_of`, which reads the same sources once for a whole plan.
       architecture: of every model.
@@ -53,13 +57,20 @@ class Experiment(NamedTuple):
     cell: Cell
     dataset: Dataset
     split: forget.Split
+    asked: forget.Split
+    earlier: "Experiment | None"
     notes: list[str]
     source_of: Callable[[tuple[str, ...]], str]
     architecture: Architecture
 
     @property
+    def request(self) -> int:
+        """The number of its request in a sequence, from 1; 0 where there is none."""
+        return len(self.cell.config.requests)
+
+    @property
     def forgotten_classes(self) -> tuple[int, ...]:
-        """Labels of the classes that the request takes whole."""
+        """Labels of the classes that are forgotten whole."""
         labels = self.dataset.train.labels
         return forgotten_classes(labels[self.split.forget], labels[self.split.retain])
 
@@ -78,8 +89,10 @@ class Experiment(NamedTuple):
         recipes = {"original": original}
         if config.retrained:
             recipes["retrained"] = self._recipe("retrained", seed, train, self.split, None)
+        before = self.earlier.recipes(seed) if self.earlier else {}
         for name, settings in config.methods.items():
-            recipes[name] = self._recipe(name, seed, settings, self.split, original)
+            parent = before.get(name, original)
+            recipes[name] = self._recipe(name, seed, settings, self.asked, parent)
         return recipes
 
     def _recipe(
@@ -131,9 +144,11 @@ def make(
     """
     config_lib.check(config)
     datasets: dict[str, Dataset] = {}
-    experiments, read_once = [], functools.cache(source_of)
+    experiments: list[Experiment] = []
+    read_once = functools.cache(source_of)
     for cell in cells(config):
-        config_lib.check(cell.config)
+        with _naming(cell):
+            config_lib.check(cell.config)
         source = cell.config.data.to_json()
         if source not in datasets:
             datasets[source] = load(cell.config.data)
@@ -145,15 +160,36 @@ def make(
             architecture = given(model, shape, classes)
         architecture.check(shape, classes)
         check_fit(cell.config, dataset, num_devices)
-        split, notes = forget.resolve(cell.config.forget, dataset)
-        notes = [*dataset.notes, *notes, *_brought(cell.config, architecture, shape)]
-        if cell.config.model.dtype == "bfloat16" and not bfloat16:
-            notes.append(IN_FLOAT32)
-        experiments.append(Experiment(cell, dataset, split, notes, read_once, architecture))
-        check_requests(experiments[-1])
-        check_judged(experiments[-1])
+        earlier = experiments[-1] if config.requests and experiments else None
+        gone = earlier.split.forget if earlier else np.array([], np.int64)
+        with _naming(cell):
+            asked, found = forget.resolve(cell.config.forget, dataset, gone)
+            if config.requests:
+                found = [f"Request {cell.point['request']}: {note}" for note in found]
+            if earlier and len(asked.forget) == 0:
+                earlier.notes.extend(found)  # nothing changes: its results stand
+                continue
+            split = forget.Split(np.union1d(gone, asked.forget), asked.retain)
+            notes = [*dataset.notes, *found, *_brought(cell.config, architecture, shape)]
+            if cell.config.model.dtype == "bfloat16" and not bfloat16:
+                notes.append(IN_FLOAT32)
+            one = Experiment(cell, dataset, split, asked, earlier, notes, read_once, architecture)
+            check_requests(one)
+            check_judged(one)
+            experiments.append(one)
     check_read(experiments)
     return experiments
+
+
+@contextlib.contextmanager
+def _naming(cell: Cell) -> Iterator[None]:
+    """Of a sequence, an error names the request that it is of."""
+    try:
+        yield
+    except UserError as error:
+        if not cell.config.requests:
+            raise
+        raise UserError(f"request {cell.point['request']}: {error}") from error
 
 
 def _brought(config: ConfigDict, architecture: Architecture, shape: tuple[int, ...]) -> list[str]:
@@ -176,12 +212,16 @@ def check_read(experiments: list[Experiment]) -> None:
     for path, message in unread[0].items():
         if all(path in found for found in unread):
             raise UserError(message)
+    for one, found in zip(experiments, unread, strict=True):
+        for field in one.cell.config.requests[-1] if one.request else ():
+            if f"config.forget.{field}" in found:
+                raise UserError(f"request {one.request}: {found[f'config.forget.{field}']}")
 
 
 def check_requests(one: Experiment) -> None:
     """Raises where a method is not defined for what is asked to be forgotten."""
-    forgotten = one.dataset.train.labels[one.split.forget]
-    if np.isin(forgotten, one.forgotten_classes).all():
+    labels = one.dataset.train.labels
+    if not np.isin(labels[one.asked.forget], labels[one.asked.retain]).any():
         return
     for name, settings in one.cell.config.methods.items():
         if find(settings.method).requests == ("class",):
@@ -218,6 +258,11 @@ def check_fit(config: ConfigDict, dataset: Dataset, num_devices: int) -> None:
     sizes = {"train": config.train.batch_size}
     for name, settings in config.methods.items():
         find(settings.method).check(settings, dataset, policies)
+        if config.requests and find(settings.method).files:
+            raise UserError(
+                f"config.methods.{name} is one model, which cannot answer one request after "
+                "another; leave it out, or leave config.requests empty"
+            )
         closure.check(modules(settings))
         sizes[f"methods.{name}"] = settings.batch_size
     for section, size in sizes.items():

@@ -49,13 +49,15 @@ class Prepared:
 
     def inner(self, one: Experiment) -> Path:
         """The folder of an experiment's results."""
+        if one.request:
+            return self.folder / "requests" / str(one.request)
         return self.folder / "cells" / one.cell.label if self.config.axes else self.folder
 
     def claim(self) -> None:
         """Makes the folders of results, or sees that they are of this very config."""
         workdir.claim(self.folder, self.config)
-        if self.config.axes:
-            for one in self.experiments:
+        for one in self.experiments:
+            if self.inner(one) != self.folder:
                 workdir.claim(self.inner(one), one.cell.config)
 
     @functools.cached_property

@@ -43,7 +43,7 @@ def rehearse(config: ConfigDict, folder: str | Path, console: Console | None = N
         table.add_column(column, justify="left" if column == "model" else "right")
     total = 0.0
     for one in ready.experiments:
-        if ready.config.axes:
+        if one.cell.point:
             ready.say(f"\n{one.cell.label}")
             table.add_section()
         for line in _request(one):
@@ -59,7 +59,10 @@ def rehearse(config: ConfigDict, folder: str | Path, console: Console | None = N
                 total += seconds
                 images = "" if there else f"{costs(name).images:,}"
                 takes = "in the store" if there else _duration(seconds)
-                table.add_row(str(seed), name, images, takes)
+                if one.request and there and name == "original":
+                    continue  # it is of the first request
+                row = f"{one.request} · {name}" if one.request else name
+                table.add_row(str(seed), row, images, takes)
     ready.console.print(table)
     device = devices.describe(ready.programs.mesh)["device"]
     ready.say(f"In all about {_duration(total)} on {device}. Nothing was trained or written.")
@@ -68,11 +71,12 @@ def rehearse(config: ConfigDict, folder: str | Path, console: Console | None = N
 def _request(one: Experiment) -> list[str]:
     """What is to be forgotten, in lines."""
     labels, names = one.dataset.train.labels, one.dataset.class_names
+    forget, there = one.asked.forget, np.concatenate([one.asked.forget, one.asked.retain])
     of_class = [
-        f"{np.sum(labels[one.split.forget] == label)} of {np.sum(labels == label)} {name}"
+        f"{np.sum(labels[forget] == label)} of {np.sum(labels[there] == label)} {name}"
         for label, name in enumerate(names)
     ]
-    counts = f"{len(one.split.forget)} of {len(labels)} training images to forget"
+    counts = f"{len(forget)} of {len(there)} training images to forget"
     return [
         f"{one.dataset.name}: {counts}: {', '.join(of_class)}.",
         *(f"Note: {note}" for note in one.notes),

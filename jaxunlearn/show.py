@@ -32,7 +32,7 @@ def scenarios(config: ConfigDict) -> dict[str, Chain]:
     cells = grid.cells(config)
     if not any(config_lib.augment_chain(cell.config) for cell in cells):
         config = copy.deepcopy(config)
-        config.axes = (("augment", tuple(SCENARIOS)),)
+        config.axes, config.requests = (("augment", tuple(SCENARIOS)),), ()
         cells = grid.cells(config)
     configs = [cell.config for cell in cells]
     named = {grid.value_name(c.augment): config_lib.augment_chain(c) for c in configs}

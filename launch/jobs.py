@@ -140,6 +140,7 @@ def make_jobs(config: ConfigDict, folder: str, estimates: bool = True) -> list[J
         return costs_of[cell, name]
 
     first: dict[str, int] = {}  # jobs that make a shared original, by its key
+    before: dict[int, int] = {}  # of a sequence, the job of the last request, by seed
     counted: set[str] = set()  # keys whose cost is in a job already
 
     def add(one, seed, recipes, names: Iterable[str], after: int | None) -> None:
@@ -154,7 +155,7 @@ def make_jobs(config: ConfigDict, folder: str, estimates: bool = True) -> list[J
         images = sum(getattr(one.dataset, which).images.nbytes for which in SETS)
         jobs.append(
             Job(
-                cell=one.cell.label if ready.config.axes else "",
+                cell=one.cell.label,
                 values=", ".join(one.cell.labels.values()),
                 seed=seed,
                 models=names,
@@ -171,7 +172,9 @@ def make_jobs(config: ConfigDict, folder: str, estimates: bool = True) -> list[J
             first[key] = len(jobs)
             add(one, seed, recipes, ["original"], None)
         others = [name for name in recipes if name != "original" or key not in first]
-        add(one, seed, recipes, others, first.get(key))
+        add(one, seed, recipes, others, before.get(seed, first.get(key)))
+        if one.request:
+            before[seed] = len(jobs) - 1
     return jobs
 
 

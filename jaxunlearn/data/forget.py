@@ -21,7 +21,10 @@ from jaxunlearn.rules import Rule
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Indices into train, int64 and sorted: disjoint, together all of train."""
+    """Indices into train, int64 and sorted: disjoint, together all of train.
+
+    Of a later request of a sequence: together what the earlier ones have left of it.
+    """
 
     forget: np.ndarray
     retain: np.ndarray
@@ -35,7 +38,9 @@ class Split:
         return digest.hexdigest()
 
 
-def resolve(request: Any, dataset: Dataset) -> tuple[Split, list[str]]:
+def resolve(
+    request: Any, dataset: Dataset, gone: np.ndarray | None = None
+) -> tuple[Split, list[str]]:
     """Turns a forget request into a split of the training examples.
 
     The same request and data set give the same split. A share of n examples is
@@ -56,6 +61,8 @@ def resolve(request: Any, dataset: Dataset) -> tuple[Split, list[str]]:
           the forgotten images' patients, otherwise about the ids.
         `seed` seeds what is random.
       dataset: the data set; only labels and groups are read.
+      gone: training examples that earlier requests took, int `[M]`. They are in neither part of the
+        split: who asks for them again asks for the rest of the request, which may be nothing.
 
     Returns:
       The split, and warnings in plain sentences: images of a forgotten group that stay in retain,
@@ -67,31 +74,47 @@ def resolve(request: Any, dataset: Dataset) -> tuple[Split, list[str]]:
     """
     rules.check(request, RULES, "forget")
     num_train = len(dataset.train)
-    forgotten = np.zeros(num_train, bool)
-    forgotten[REQUESTS[request.kind](request, dataset)] = True
-    split = Split(np.flatnonzero(forgotten), np.flatnonzero(~forgotten))
-    if len(split.forget) == 0:
+    asked, there = np.zeros(num_train, bool), np.ones(num_train, bool)
+    asked[REQUESTS[request.kind](request, dataset)] = True
+    there[np.array([], int) if gone is None else gone] = False
+    split = Split(np.flatnonzero(asked & there), np.flatnonzero(~asked & there))
+    if not asked.any():
         raise UserError(
             f"forget.kind={request.kind!r} selects none of {num_train} training examples; "
             "forget more"
         )
+    again = _again(asked, there)
+    if len(split.forget) == 0:
+        return split, again
     if len(split.retain) == 0:
+        left = f"all {there.sum()} training examples" + " that are left" * (not there.all())
         raise UserError(
-            f"forget.kind={request.kind!r} selects all {num_train} training examples and leaves "
-            "none to retain; forget fewer"
+            f"forget.kind={request.kind!r} selects {left} and leaves none to retain; forget fewer"
         )
     labels = dataset.train.labels
-    gone = np.setdiff1d(labels, labels[split.retain])
-    if len(gone) and request.kind != "class":
+    emptied = np.setdiff1d(labels[there], labels[split.retain])
+    if len(emptied) and request.kind != "class":
         raise UserError(
-            f"forget.kind={request.kind!r} takes every example of class {gone[0]} "
-            f"({dataset.class_names[gone[0]]}); forget fewer, or use kind='class'"
+            f"forget.kind={request.kind!r} takes every example of class {emptied[0]} "
+            f"({dataset.class_names[emptied[0]]}); forget fewer, or use kind='class'"
         )
     if request.kind == "table":
-        return split, _table_warnings(split, request, dataset)
+        return split, again + _table_warnings(split, request, dataset)
     sets = {name: getattr(dataset, name).groups for name in SETS}
+    if sets["train"] is None:
+        return split, again
     advice = "forget.kind='groups' forgets whole groups"
-    return split, [] if sets["train"] is None else _warnings(split, sets, "groups", advice)
+    return split, again + _warnings(split, sets, "groups", advice)
+
+
+def _again(asked: np.ndarray, there: np.ndarray) -> list[str]:
+    """How many of the images asked for went with an earlier request."""
+    before, number = int(np.sum(asked & ~there)), int(asked.sum())
+    if before == 0:
+        return []
+    if before == number:
+        return [f"all {number} images asked for are forgotten already: nothing to do."]
+    return [f"{before} of the {number} images asked for are forgotten already."]
 
 
 def _table_warnings(split: Split, request: Any, dataset: Dataset) -> list[str]:

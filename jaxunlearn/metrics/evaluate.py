@@ -209,6 +209,12 @@ METRICS: dict[str, Metric] = {
         note="MIA depends on which examples the attack learns from: over resamples of these its "
         "standard deviation is {low} to {high} percentage points (MIA_spread in metrics.json).",
     ),
+    # of a sequence's steps, by `experiment`
+    "UA_new": Metric(
+        header="UA new",
+        better="closest to retrained",
+        note="UA new: UA of the images of the last request alone, in %",
+    ),
     "n": Metric(_sizes, unit="examples"),
     # compared with retrained by `results.assemble`
     "avg_gap": Metric(
@@ -256,6 +262,37 @@ METRICS: dict[str, Metric] = {
     "risk_ratio": _risk("risk_ratio"),
     "threshold": _risk("threshold"),
     "risk_at_threshold": _risk("risk_at_threshold"),
+    # of a sequence's steps, by `metrics.drift`
+    "TA_lost": Metric(
+        header="TA lost",
+        unit="percentage points",
+        better="lower",
+        group="drift",
+        note="TA lost: percentage points of test images that the original answered rightly and the "
+        "model does not, less those the other way round",
+    ),
+    "fnr_rise": Metric(
+        header="FNR rise",
+        unit="percentage points",
+        better="lower",
+        group="drift",
+        note="FNR rise: percentage points of malignant test images that the model misses and the "
+        "original did not, less those the other way round",
+    ),
+    "risk_rise": Metric(
+        header="Risk rise",
+        digits=1,
+        better="lower",
+        group="drift",
+        note="Risk rise: in % of the original's risk",
+    ),
+    "moved": Metric(
+        header="Moved",
+        digits=1,
+        better="lower",
+        group="drift",
+        note="Moved: distance of the parameters from the original's, in % of their norm",
+    ),
     # measured while training
     "RTE": Metric(
         header="RTE",

@@ -1,7 +1,8 @@
 """Results: the schema of `metrics.json`, and how it is built from judged models and read back.
 
-The file holds a `Report` of one experiment or, where it has "cells", a `Grid` of them. Values are
-dicts whose keys and units are those of `evaluate.METRICS`, and besides:
+The file holds a `Report` of one experiment or, where it has "cells", a `Grid` of them or, where it
+has "requests", the `Requests` of a sequence. Values are dicts whose keys and units are those of
+`evaluate.METRICS`, and besides:
 
     seed             of every model's training
     gaps             absolute differences from retrained, by metric
@@ -12,13 +13,14 @@ dicts whose keys and units are those of `evaluate.METRICS`, and besides:
     made_on          the machines that trained it, in order, as in `Base`: device, cores, versions,
                      convolution
     claims           what the method claims of its own result, such as {"epsilon": 1.0}
+    intervals        of a sequence: one seed's intervals of what it has lost, over test images
 
 `gaps` and `avg_gap` are there only if there is a retrained model. An undefined value is None.
 """
 
 import copy
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NotRequired, TypedDict, cast, final
 
@@ -39,7 +41,7 @@ RETRAINED, ORIGINAL = "retrained", "original"
 REFERENCES = (RETRAINED, ORIGINAL)
 
 # Not meaningful to average over seeds.
-NOT_AVERAGED = ("seed", "p_value", "claims")
+NOT_AVERAGED = ("seed", "p_value", "claims", "intervals")
 
 Values = dict[str, Any]
 
@@ -61,7 +63,7 @@ class Model(TypedDict):
       per_seed: its values, in the order of the report's seeds.
       mean: over seeds, nested as the values are.
       interval: `[low, high]` of 95%, nested as the values are: t intervals over several seeds;
-        with one seed, Wilson intervals of the proportions.
+        with one seed, Wilson intervals of the proportions and what `intervals` has.
       verdicts: of a method; a reference model has none.
     """
 
@@ -174,7 +176,37 @@ class Grid(Base):
     comparisons: list[Comparison]
 
 
-Results = Report | Grid
+@final
+class Step(Experiment):
+    """The results after one request of a sequence, with all that it has forgotten as forget.
+
+    Attributes:
+      request: its number in the config, from 1.
+      new: the number of images that it took.
+      folder: of the step's own results, relative to the sequence's.
+    """
+
+    request: int
+    new: int
+    folder: str
+
+
+@final
+class Requests(Base):
+    """The results of a sequence of requests.
+
+    Attributes:
+      requests: one step for each; a request that asked for nothing new has none, but a note.
+      budget: what may be lost, by the key of its metric; 0: anything.
+      verdicts: by method, on whether to retrain.
+    """
+
+    requests: list[Step]
+    budget: dict[str, float]
+    verdicts: dict[str, verdicts.BudgetVerdict]
+
+
+Results = Report | Grid | Requests
 
 
 class Judged(NamedTuple):
@@ -189,6 +221,14 @@ class Judged(NamedTuple):
 
     values: Values
     test: Predictions
+
+
+class Asked(NamedTuple):
+    """A request of a sequence; the attributes are those of `Step`."""
+
+    request: int
+    new: int
+    folder: str
 
 
 class Point(NamedTuple):
@@ -323,13 +363,13 @@ def summarise(per_seed: Sequence[Values]) -> tuple[Values, Values]:
     """Mean and 95% interval `[low, high]` of every value over seeds, nested as the values are.
 
     Several seeds: t intervals over seeds. One seed, whose spread over seeds is unknown: Wilson
-    intervals over examples, of the metrics that name the examples that they are a share of. A value
-    that is None for any seed has None for both.
+    intervals over examples, of the metrics that name the examples that they are a share of, and
+    those that the values have themselves. A value that is None for any seed has None for both.
     """
     mean = _reduce(per_seed, lambda values: float(np.mean(values)))
     if len(per_seed) > 1:
         return mean, _reduce(per_seed, lambda values: list(statistics.t_interval(values)))
-    return mean, _wilson_intervals(per_seed[0])
+    return mean, _wilson_intervals(per_seed[0]) | per_seed[0].get("intervals", {})
 
 
 def _reduce(per_seed: Sequence[Values], reduce: Callable[[list[float]], Any]) -> Values:
@@ -405,19 +445,99 @@ def merge(
         for point, report in zip(points, reports, strict=True)
     ]
     grid = {
-        "schema": SCHEMA,
-        "name": name,
+        **_base(name, reports),
         "axes": [[field, list(values)] for field, values in axes],
-        "seeds": reports[0]["seeds"],
-        "device": reports[0]["device"],
-        "cores": reports[0]["cores"],
-        "versions": reports[0]["versions"],
-        "convolution": reports[0]["convolution"],
-        "notes": list(dict.fromkeys(note for report in reports for note in report["notes"])),
         "cells": cells,
         "comparisons": [_comparison(cells, positions) for positions in _along_first_axis(cells)],
     }
     return cast(Grid, grid)
+
+
+def _base(name: str, reports: Sequence[Experiment]) -> Base:
+    """What several experiments' results have in common."""
+    first = reports[0]
+    return {
+        "schema": SCHEMA,
+        "name": name,
+        "seeds": first["seeds"],
+        "device": first["device"],
+        "cores": first["cores"],
+        "versions": first["versions"],
+        "convolution": first["convolution"],
+        "notes": list(dict.fromkeys(note for report in reports for note in report["notes"])),
+    }
+
+
+def chain(
+    name: str, budget: Mapping[str, float], asked: Iterable[Asked], reports: Iterable[Report]
+) -> Requests:
+    """The results of a sequence of requests from those of its steps, which are left as they are.
+
+    Args:
+      name: the sequence's.
+      budget: what may be lost against the original, by the key of its metric; 0: anything.
+      asked: one per step.
+      reports: each step's results.
+    """
+    steps = [
+        cast(Step, {**one._asdict(), **copy.deepcopy(report)})
+        for one, report in zip(asked, reports, strict=True)
+    ]
+    methods = [model for model in steps[0]["models"] if model not in REFERENCES]
+    found = {
+        method: verdicts.budget(
+            [loss for step in steps for loss in _losses(step, method, budget)],
+            len(steps[0]["seeds"]),
+        )
+        for method in methods
+    }
+    allowed = {key: budget[key] for key in LOSES}
+    return {**_base(name, steps), "requests": steps, "budget": allowed, "verdicts": found}
+
+
+# What can have a budget, in the order of its verdicts, with the images that each is of, as
+# `verdicts.LEAST` counts them. A distance is of none.
+LOSES: dict[str, tuple[str, ...]] = {
+    "TA_lost": ("test",),
+    "fnr_rise": ("malignant",),
+    "risk_rise": ("test", "malignant"),
+    "moved": (),
+}
+
+
+def _losses(step: Step, method: str, budget: Mapping[str, float]) -> list[verdicts.Loss]:
+    """What a method has lost at a step, of what there is a budget for."""
+    model, found = step["models"][method], []
+    sizes = _sizes(model["per_seed"][0])
+    for key, images in LOSES.items():
+        most = budget[key]
+        if not most or key not in model["mean"]:
+            continue
+        counts = {name: sizes[name] for name in images}
+        if counts:
+            counts["seeds"] = len(model["per_seed"])
+        scenarios = model["mean"][key] if isinstance(model["mean"][key], dict) else [""]
+        for scenario in scenarios:
+            path = (key, scenario) if scenario else (key,)
+            loss = verdicts.Loss(
+                request=step["request"],
+                because=" ".join(path),
+                by=dig(model["mean"], path),
+                interval=dig(model["interval"], path),
+                budget=most,
+                retrained=dig(step["models"], (RETRAINED, "mean", *path)),
+                too_few=verdicts.too_few(counts),
+            )
+            found.append(loss)
+    return found
+
+
+def dig(nested: Mapping[str, Any], path: Sequence[str]) -> Any:
+    """The value that the keys lead to, None where there is none."""
+    value: Any = nested
+    for key in path:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
 
 
 def _along_first_axis(cells: Sequence[Cell]) -> list[list[int]]:

@@ -1,7 +1,7 @@
 """Verdicts: decisions with their uncertainty, as data that reports only put into words."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict
 
 import numpy as np
 
@@ -128,6 +128,54 @@ class GapVerdict(TypedDict):
     too_few: dict[str, int]
 
 
+class BudgetVerdict(TypedDict):
+    """Whether a method has lost more against the original, over a sequence, than a budget allows.
+
+    A loss of a request's is over its budget where it is above it. It is a reason to retrain where
+    besides the interval's lower bound is above 0, so that it is not chance alone, and nothing is
+    `too_few`. Losses without an interval are exact.
+
+    The bounds are for each loss of each request by itself: looking at many of them makes "retrain"
+    more likely to come too early than too late.
+
+    Attributes:
+      verdict: "retrain" where a loss is a reason to at some request; "unclear" where one is over
+        its budget only; "keep" where none is, which is no evidence that nothing was lost.
+      request: the first for which the verdict is so; None with "keep", as all that follow.
+      because: the loss, by its key in `evaluate.METRICS` and its scenario if it has any; of
+        several at one request the first of the budget's.
+      by: how large it is, with several seeds the mean; in the units of the budget.
+      interval: its 95% interval; None where it is exact.
+      budget: what it may be.
+      retrained: how large it is for retrained, where there is one: if as large, retraining is no
+        remedy.
+      over: the source of the uncertainty.
+      too_few: the counts that are below `LEAST`, by name: test images, malignant ones, seeds.
+    """
+
+    verdict: Literal["retrain", "unclear", "keep"]
+    request: int | None
+    because: str | None
+    by: float | None
+    interval: Interval | None
+    budget: float | None
+    retrained: float | None
+    over: Literal["test images", "seeds"]
+    too_few: dict[str, int]
+
+
+class Loss(NamedTuple):
+    """What a method has lost at one request of a sequence; the attributes are as above."""
+
+    request: int
+    because: str
+    by: float | None
+    interval: Interval | None
+    budget: float
+    retrained: float | None
+    too_few: dict[str, int]
+
+
 def too_few(counts: Mapping[str, int]) -> dict[str, int]:
     """Those of the counts, by name, that are below `LEAST`; one seed makes no claim over seeds."""
     return {
@@ -160,6 +208,33 @@ def false_negatives(
         if p < SIGNIFICANT and verdict["by"] and not verdict["too_few"]:
             verdict["verdict"] = "more" if verdict["by"] > 0 else "fewer"
     return verdicts
+
+
+def budget(losses: Sequence[Loss], seeds: int) -> BudgetVerdict:
+    """The verdict on a method's losses over a sequence of requests.
+
+    Args:
+      losses: those that there is a budget for, by request and then in the budget's order.
+      seeds: their number.
+    """
+    above = [loss for loss in losses if loss.by is not None and loss.by > loss.budget]
+    sure = [
+        loss
+        for loss in above
+        if not loss.too_few and (loss.interval is None or loss.interval[0] > 0)
+    ]
+    first = next(iter([*sure, *above]), None)
+    return {
+        "verdict": "retrain" if sure else "unclear" if above else "keep",
+        "request": first and first.request,
+        "because": first and first.because,
+        "by": first and first.by,
+        "interval": first and first.interval,
+        "budget": first and first.budget,
+        "retrained": first and first.retrained,
+        "over": "seeds" if seeds > 1 else "test images",
+        "too_few": first.too_few if first else {},
+    }
 
 
 def _false_negatives(

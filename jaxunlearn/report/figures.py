@@ -1,13 +1,26 @@
-"""The figure of an experiment or a grid."""
+"""The figure of an experiment, a grid or a sequence of requests."""
 
 import math
+from collections.abc import Iterable
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from jaxunlearn.metrics.clinical import TRIVIAL
 from jaxunlearn.metrics.evaluate import METRICS, closest
-from jaxunlearn.metrics.results import REFERENCES, RETRAINED, Experiment, Grid, Model, Results
-from jaxunlearn.report.sheets import data_name, dig, title
+from jaxunlearn.metrics.results import (
+    ORIGINAL,
+    REFERENCES,
+    RETRAINED,
+    Experiment,
+    Grid,
+    Model,
+    Requests,
+    Results,
+    dig,
+)
+from jaxunlearn.report.sheets import data_name, title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,14 +43,17 @@ def draw(report: Results, path: str) -> None:
 
     Clinical data: false negative against false positive rate, and the risk of each scenario beside
     those of the trivial answers. Other data: each model's gaps to retrained, or without retrained
-    the values themselves. A grid: each method's Avg Gap along the first axis (without retrained its
+    the values themselves. A sequence: what was forgotten and what was lost, request by request. A
+    grid: each method's Avg Gap along the first axis (without retrained its
     FNR or, on data that are not clinical, its TA), one row of panels per combination of the others.
 
     Args:
       report: see `metrics.results`.
       path: the file to write.
     """
-    if "cells" in report:
+    if "requests" in report:
+        _draw_requests(report, path)
+    elif "cells" in report:
         _draw_grid(report, path)
     else:
         _draw_experiment(report, path)
@@ -120,6 +136,61 @@ def _draw_grid(grid: Grid, path: str) -> None:
     _finish(panels.ravel(), figure, caption, path)
 
 
+def _draw_requests(report: Requests, path: str) -> None:
+    """The figure of a sequence."""
+    from matplotlib.figure import Figure
+
+    steps, models = report["requests"], report["requests"][-1]["models"]
+    mean = next(models[name]["mean"] for name in models if name != ORIGINAL)
+    panels: list[tuple[str, ...]] = [("UA",), *[("avg_gap",)] * ("avg_gap" in mean), ("TA_lost",)]
+    if "fnr_rise" in mean:
+        panels += [("fnr_rise",), *(("risk_rise", scenario) for scenario in mean["risk_rise"])]
+    panels.append(("moved",))
+    places = len(panels) + 1  # one for the legend
+    columns = 3 if places in (5, 6) else min(places, 4)
+    rows = math.ceil(places / columns)
+    figure = Figure(figsize=(3.2 * columns, 0.9 + 2.9 * rows), dpi=150, layout="constrained")
+    images = f"{steps[-1]['split']['forget']} of {steps[-1]['dataset']['train']} training images"
+    dataset = data_name(steps[-1]["dataset"])
+    figure.suptitle(f"{report['name']}: {dataset}, {images} to forget", fontsize=11)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    axes, others = axes[: len(panels)], axes[len(panels) :]
+    for axis, panel in zip(axes, panels, strict=True):
+        _draw_course(axis, report, panel)
+    for axis in others:
+        axis.axis("off")
+    others[0].legend(*axes[0].get_legend_handles_labels(), loc="center left", frameon=False)
+    intervals = "means with 95% t intervals over seeds"
+    if len(report["seeds"]) == 1:
+        intervals = "one seed, 95% intervals over images where there are any"
+    caption = f"By request; {intervals}. Lost, rise, moved: against the original; "
+    _finish(axes, figure, caption + "dashed: the budget.", path)
+
+
+def _draw_course(axis: "Axes", report: Requests, panel: tuple[str, ...]) -> None:
+    """A value of every model, request by request; side by side where they would overlap."""
+    metric, steps = METRICS[panel[0]], report["requests"]
+    names = list(steps[0]["models"])
+    for place, (name, colour, marker) in enumerate(_looks(names)):
+        x, y, reach = [], [], []
+        for step in steps:
+            value = dig(step["models"][name]["mean"], panel)
+            interval = dig(step["models"][name]["interval"], panel) or (value, value)
+            if value is not None:
+                x.append(step["request"] + 0.06 * (place - (len(names) - 1) / 2))
+                y.append(metric.scale * value)
+                reach.append([max(value - interval[0], 0), max(interval[1] - value, 0)])
+        if x:
+            bars = metric.scale * np.transpose(reach)
+            look = {**POINT, "markersize": 5, "elinewidth": 1, "linewidth": 1}
+            axis.errorbar(x, y, bars, fmt=f"{marker}-", color=colour, label=name, **look)
+    if most := report["budget"].get(panel[0]):
+        axis.axhline(most, linestyle="--", color=GREY, linewidth=1.2)
+    axis.set_title(" ".join([metric.header, *panel[1:]]), fontsize=10)
+    axis.set_ylabel("points" if metric.unit == "percentage points" else metric.unit)
+    axis.set_xticks([step["request"] for step in steps])
+
+
 def _share(axes: Any) -> None:
     """One range, from 0, for the panels of a column, and its numbers below the last of them.
 
@@ -144,9 +215,9 @@ def _finish(axes: Any, figure: Any, caption: str, path: str) -> None:
     figure.savefig(path)
 
 
-def _looks(models: dict[str, Model]) -> Any:
-    """Each model's name and values with its own colour and marker."""
-    return zip(models.items(), cycle(COLOURS), cycle(MARKERS), strict=False)
+def _looks(models: Iterable[Any]) -> Any:
+    """Each model with its own colour and marker."""
+    return zip(models, cycle(COLOURS), cycle(MARKERS), strict=False)
 
 
 def _value(model: Model, path: tuple[str, ...], most: float = math.inf) -> tuple[Any, Any]:
@@ -162,7 +233,7 @@ def _value(model: Model, path: tuple[str, ...], most: float = math.inf) -> tuple
 
 def _draw_rates(axis: "Axes", models: dict[str, Model]) -> None:
     """False negative against false positive rate."""
-    for (_, model), colour, marker in _looks(models):
+    for (_, model), colour, marker in _looks(models.items()):
         x, x_reach = _value(model, ("fpr",), most=1)
         y, y_reach = _value(model, ("fnr",), most=1)
         if x is not None and y is not None:
@@ -193,7 +264,7 @@ def _draw_risk(axis: "Axes", models: dict[str, Model], scenario: str) -> None:
     mean = next(iter(models.values()))["mean"]  # trivial risks are the same of every model
     risks = {answer: mean[key][scenario] for answer, key in TRIVIAL.items()}
     limit = min(risks.values())  # the smaller is always shown, the larger where models reach it
-    for row, ((_, model), colour, marker) in enumerate(_looks(models)):
+    for row, ((_, model), colour, marker) in enumerate(_looks(models.items())):
         x, reach = _value(model, ("risk", scenario))
         axis.errorbar(x, row, xerr=reach, fmt=marker, color=colour, **POINT)
         best, _ = _value(model, ("risk_at_threshold", scenario))
@@ -214,7 +285,7 @@ def _draw_values(axis: "Axes", models: dict[str, Model], path: tuple[str, ...]) 
     """A metric's values, or its gaps, one row per model."""
     metric = METRICS[path[-1]]
     gap = path[0] == "gaps"
-    for row, ((_, model), colour, marker) in enumerate(_looks(models)):
+    for row, ((_, model), colour, marker) in enumerate(_looks(models.items())):
         whole = 100 / metric.scale if metric.unit == "%" else math.inf
         x, reach = _value(model, path, most=whole)
         if x is not None:

@@ -1,7 +1,7 @@
-"""The tables as text: one sheet per experiment, and for a grid one per comparison."""
+"""The tables as text: one sheet per experiment or sequence, and for a grid one per comparison."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from jaxunlearn.metrics.clinical import TRIVIAL
@@ -15,9 +15,11 @@ from jaxunlearn.metrics.results import (
     Experiment,
     Grid,
     Model,
+    Requests,
     Results,
+    dig,
 )
-from jaxunlearn.metrics.verdicts import FalseNegativesVerdict, GapVerdict
+from jaxunlearn.metrics.verdicts import BudgetVerdict, FalseNegativesVerdict, GapVerdict
 
 ABSENT = "–"
 NO_EVIDENCE = "No reliable difference is not evidence of no difference."
@@ -97,20 +99,14 @@ def data_name(dataset: dict[str, Any]) -> str:
     return dataset["name"] if plain else f"{dataset['name']} (synthetic data)"
 
 
-def dig(nested: Mapping[str, Any], path: Sequence[str]) -> Any:
-    """The value that the keys lead to, None where there is none."""
-    value: Any = nested
-    for key in path:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
-
-
 def make_sheets(report: Results) -> list[Sheet]:
-    """The sheet of an experiment, or those of a grid: one per comparison along its first axis.
+    """The sheet of an experiment or a sequence, or one per comparison along a grid's first axis.
 
     Args:
       report: see `metrics.results`.
     """
+    if "requests" in report:
+        return [_requests_sheet(report)]
     if "cells" in report:
         return [_comparison_sheet(report, comparison) for comparison in report["comparisons"]]
     return [_experiment_sheet(report)]
@@ -149,14 +145,7 @@ def _comparison_sheet(grid: Grid, comparison: Comparison) -> Sheet:
     field = grid["axes"][0][0]
     cells = [grid["cells"][i] for i in comparison["cells"]]
     first = cells[0]
-    models: dict[str, Model] = {}
-    names: dict[str, str] = {}
-    lines = set()
-    for cell in cells:
-        for name, model in cell["models"].items():
-            row = f"{cell['labels'][field]} · {name}"
-            models[row], names[row] = model, name
-        lines.add(len(models) - 1)
+    models, names, lines = _stacked({cell["labels"][field]: cell for cell in cells})
     # Values by scenario and costs are in the tables of the cells.
     columns = [c for c in _columns(models) if len(c.path) == 1 and c.metric.group != "cost"]
     methods = [row for row in models if names[row] not in REFERENCES]
@@ -177,8 +166,101 @@ def _comparison_sheet(grid: Grid, comparison: Comparison) -> Sheet:
         rows=[[row, *(_cell(names[row], models[row], c) for c in columns)] for row in models],
         best=_best(models, methods, columns),
         lines=lines,
-        notes=[*notes, *_by_cell(cells, field), *_reference_note(first), *_claims(models)],
+        notes=[
+            *notes,
+            *_where(field, {cell["labels"][field]: _cautions(cell) for cell in cells}),
+            *_reference_note(first),
+            *_claims(models),
+        ],
         findings=[_gap_finding(name, field, verdict) for name, verdict in found.items()],
+    )
+
+
+def _stacked(
+    reports: Mapping[str, Experiment],
+) -> tuple[dict[str, Model], dict[str, str], set[int]]:
+    """The models of several experiments by row, their names, and the last rows of each."""
+    models: dict[str, Model] = {}
+    names: dict[str, str] = {}
+    lines = set()
+    for label, report in reports.items():
+        for name, model in report["models"].items():
+            row = f"{label} · {name}"
+            models[row], names[row] = model, name
+        lines.add(len(models) - 1)
+    return models, names, lines
+
+
+def _requests_sheet(report: Requests) -> Sheet:
+    """The table of a sequence: every model after each of its requests."""
+    steps = {str(step["request"]): step for step in report["requests"]}
+    first, *_, last = [*steps.values(), *steps.values()]
+    models, names, lines = _stacked(steps)
+    # The others are in the tables of the steps.
+    columns = [
+        column
+        for column in _columns(models)
+        if column.metric.group == "drift"
+        or (len(column.path) == 1 and column.metric.group != "cost")
+    ]
+    counts = ", ".join(f"{step['new']} at request {number}" for number, step in steps.items())
+    return Sheet(
+        title=f"{report['name']}: {_contents(last)} in {len(steps)} requests",
+        header=["", *(column.header for column in columns)],
+        groups=["", *(column.metric.group for column in columns)],
+        rows=[[row, *(_cell(names[row], models[row], c) for c in columns)] for row in models],
+        best=set(),
+        lines=lines,
+        notes=[
+            f"Rows are request · model. Images to forget: {counts}. Methods start from their own "
+            "result of the request before; all values but UA new are of everything forgotten so "
+            "far.",
+            *_notes(columns, len(report["seeds"]), 1, {"attack": first["attack"]}),
+            *_where("request", {number: _cautions(step) for number, step in steps.items()}),
+            *_reference_note(first),
+            *_claims(models),
+            *_budget_note(report, columns),
+        ],
+        findings=[_budget_finding(name, verdict) for name, verdict in report["verdicts"].items()],
+    )
+
+
+def _budget_note(report: Requests, columns: list[Column]) -> list[str]:
+    """What may be lost, and what follows where more is."""
+    shown = {column.path[0] for column in columns}
+    allowed = [
+        f"{METRICS[key].header} {most:g}"
+        for key, most in report["budget"].items()
+        if most and key in shown
+    ]
+    if not allowed:
+        return ["There is no budget for what may be lost, so no verdict is more than keep."]
+    return [
+        f'Budget: {", ".join(allowed)}. "Retrain" means that a loss is above its budget and its '
+        '95% interval above 0; "unclear" that it is above its budget, but may be chance; "keep" '
+        "that none is above its budget, which is no evidence that nothing was lost."
+    ]
+
+
+def _budget_finding(name: str, verdict: BudgetVerdict) -> str:
+    """One sentence on whether a method has lost more than its budget."""
+    if verdict["because"] is None:
+        return f"{name}: keep: no loss is above its budget at any request."
+    key, _, scenario = verdict["because"].partition(" ")
+    metric = METRICS[key]
+    by, most = f"{verdict['by']:.{metric.digits}f} {metric.unit}", f"{verdict['budget']:g}"
+    interval = ""
+    if verdict["interval"] is not None:
+        low, high = (f"{bound:+.{metric.digits}f}" for bound in verdict["interval"])
+        interval = f" (95% interval over {verdict['over']} {low} to {high})"
+    few = f"; too few to decide by ({_counted(verdict['too_few'])})" * bool(verdict["too_few"])
+    reference = ""
+    if verdict["retrained"] is not None:
+        reference = f"; retrained's is {verdict['retrained']:.{metric.digits}f}"
+    return (
+        f"{name}: {verdict['verdict']} at request {verdict['request']}: "
+        f"{f'{metric.header} {scenario}'.strip()} is {by}{interval}, above the budget of "
+        f"{most}{reference}{few}."
     )
 
 
@@ -308,14 +390,14 @@ def _cautions(report: Experiment) -> list[str]:
     return [*_forgotten_classes(report), *_majority(report), *_evidence(report)]
 
 
-def _by_cell(cells: Sequence[Cell], field: str) -> list[str]:
-    """The cautions of a comparison's cells, each with the values that it is for unless for all."""
+def _where(field: str, cautions: Mapping[str, list[str]]) -> list[str]:
+    """Cautions by the field's values, each with those that it is for unless it is for all."""
     found: dict[str, list[str]] = {}
-    for cell in cells:
-        for note in _cautions(cell):
-            found.setdefault(note, []).append(cell["labels"][field])
+    for label, notes in cautions.items():
+        for note in notes:
+            found.setdefault(note, []).append(label)
     return [
-        note if len(labels) == len(cells) else f"At {field}={', '.join(labels)}: {note}"
+        note if len(labels) == len(cautions) else f"At {field}={', '.join(labels)}: {note}"
         for note, labels in found.items()
     ]
 
