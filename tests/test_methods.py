@@ -136,6 +136,18 @@ def test_the_page_of_methods_is_what_the_code_says():
     assert page.read_text() == describe.page(), "python -m jaxunlearn.methods.describe"
 
 
+def test_a_method_reads_nothing_that_earlier_requests_took(method):
+    """Examples in neither forget nor retain, of other images and labels: the same bits."""
+    task = toy.task_for(method)
+    sets = {"forget": task.forget, "retain": task.retain[:-5]}
+    images, labels = toy.images_and_labels()
+    images[task.retain[-5:]] = 255 - images[task.retain[-5:]]
+    labels[task.retain[-5:]] = (labels[task.retain[-5:]] + 1) % toy.NUM_CLASSES
+    expected = run(method, toy.task_for(method, **sets)).variables
+    changed = run(method, toy.task_for(method, **sets, images=images, labels=labels)).variables
+    assert toy.same_bits(expected, changed)
+
+
 def test_every_setting_is_read_and_documented(method):
     text = describe.text(METHODS[method])
     assert METHODS[method].cost and set(METHODS[method].needs) <= set(NEEDS)

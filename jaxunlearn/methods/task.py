@@ -18,7 +18,7 @@ class Task:
 
     Attributes:
       forget: training examples to forget, int `[n_f]`.
-      retain: the others, int `[n_r]`.
+      retain: the others, without those that earlier requests took, int `[n_r]`.
       labels: true training labels int32 `[N]`.
       num_classes: how many there are.
       malignant: the labels that count as malignant.
