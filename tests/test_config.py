@@ -246,7 +246,7 @@ UNREAD = [
     ("train.milestones", (0.1,), "set schedule='milestones'"),
     ("methods.finetune.mask.scope", "per_layer", "set mask.ratio below 1"),
     ("methods.random_label.cra.weight", 2.0, "set cra.target"),
-    ("methods.ssd.weight_decay", 0.1, "SSD does not train"),
+    ("methods.ssd.weight_decay", 0.1, "this method does not train"),
     ("augment_params.mixup.alpha", 0.4, "add mixup to config.augment"),
 ]
 

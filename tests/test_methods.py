@@ -20,8 +20,13 @@ from jaxunlearn.methods.saliency import saliency_mask
 
 
 # Settings with which a method that has no epochs, or that does more than train, changes nothing.
-NOTHING = {"ssd": {"alpha": 1e30}, "unsir": {"impair_epochs": 0, "repair_epochs": 0}}
-DRAW_NOTHING = ("ssd",)  # the same for every seed
+NOTHING = {
+    "assd": {"dampening": 1e30},
+    "lfssd": {"alpha": 1e30},
+    "ssd": {"alpha": 1e30},
+    "unsir": {"impair_epochs": 0, "repair_epochs": 0},
+}
+DRAW_NOTHING = ("assd", "lfssd", "ssd")  # the same for every seed
 # What does not train, or not at the end.
 EDITS = tuple(name for name, method in METHODS.items() if "optimizer" in method.reads)
 EDITS += ("boundary_expand", "cf_k", "eu_k")
@@ -30,6 +35,7 @@ SOMETHING = {
     "cf_k": {"k": 2},
     "eu_k": {"k": 2},
     "amun": {"steps": 3, "radius": 1.0},
+    "lfssd": {"alpha": 0.5},
     "lotus": {"stop": 2.0},
     "scrub": {"lr": 0.01},
     "ssd": {"alpha": 0.5},

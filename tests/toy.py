@@ -147,14 +147,18 @@ def settings(method, **changes) -> ConfigDict:
     return config.methods(it={"method": method, **epochs, **changes})["it"]
 
 
+def sets_for(method):
+    """A whole class to forget, and the rest, for a method that needs that."""
+    if METHODS[method].requests != ("class",):
+        return {}
+    labels = images_and_labels()[1]
+    return {"forget": np.flatnonzero(labels == 1), "retain": np.flatnonzero(labels != 1)}
+
+
 def task_for(method, **changes):
     """The problem with a tiny network, and with a whole class to forget where a method needs it."""
-    changes = {"the_setup": setup(model=tiny_model()), "original": tiny_initial(), **changes}
-    if METHODS[method].requests == ("class",):
-        labels = images_and_labels()[1]
-        whole = {"forget": np.flatnonzero(labels == 1), "retain": np.flatnonzero(labels != 1)}
-        changes = {**whole, **changes}
-    return task(**changes)
+    tiny = {"the_setup": setup(model=tiny_model()), "original": tiny_initial()}
+    return task(**{**tiny, **sets_for(method), **changes})
 
 
 def unlearn(method, the_task=None, **changes) -> training.Result:

@@ -10,7 +10,7 @@ A random request is a poor match: a random subset has nearly the importances of 
 weight passes α.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -19,56 +19,87 @@ import numpy as np
 import optax
 
 from jaxunlearn import rules
+from jaxunlearn.methods import untrained
 from jaxunlearn.methods.task import Task
-from jaxunlearn.rules import Unread
 from jaxunlearn.training.passes import Batch, Replace, Variables
+from jaxunlearn.training.sweep import Swept
 
 NEEDS = ("forget", "retain", "labels")
 COST = "1 + f"
 DEFAULTS = {"alpha": 10.0, "dampening": 1.0, "importance": "example", "batch_size": 64}
-READS = dict.fromkeys(
-    ("optimizer", "momentum", "weight_decay"),
-    Unread(lambda settings: False, "SSD does not train: choose another method"),
-)
+READS = untrained.READS
 IMPORTANCES = ("example", "batch")
 RULES = {
     "alpha": rules.at_least(0),
     "dampening": rules.at_least(0),
     "importance": rules.one_of(IMPORTANCES),
 }
+# (logits [B, num_classes], targets [B, num_classes]) -> [B]
+Loss = Callable[[jax.Array, jax.Array], jax.Array]
+Size = Callable[[jax.Array], jax.Array]  # what of a gradient counts: its square, its absolute value
+
+
+def per_example(variables: Variables, batch: Batch, loss: Loss, size: Size) -> Any:
+    """Σ over examples of size(∂loss/∂θ)."""
+
+    def one(image, target, weight):
+        def loss_of(params):
+            logits = batch.logits_of({**variables, "params": params}, image[None])
+            return loss(logits, target[None])[0]
+
+        gradient = jax.grad(loss_of)(variables["params"])
+        return jax.tree.map(lambda g: weight * size(g), gradient)
+
+    sizes = jax.vmap(one)(batch.images, batch.targets, batch.weight)
+    return jax.tree.map(lambda leaf: jnp.sum(leaf, 0), sizes)
+
+
+def of_batch(variables: Variables, batch: Batch, loss: Loss, size: Size) -> Any:
+    """size(∂ mean loss/∂θ) of the batch."""
+
+    def loss_of(params):
+        logits = batch.logits_of({**variables, "params": params})
+        return batch.mean(loss(logits, batch.targets))
+
+    return jax.tree.map(size, jax.grad(loss_of)(variables["params"]))
 
 
 def squared_per_example(variables: Variables, batch: Batch, context: Any) -> Any:
     """Σ over examples of (∂CE/∂θ)²."""
-
-    def one(image, target, weight):
-        def loss(params):
-            logits = batch.logits_of({**variables, "params": params}, image[None])
-            return optax.softmax_cross_entropy(logits, target[None])[0]
-
-        gradient = jax.grad(loss)(variables["params"])
-        return jax.tree.map(lambda g: weight * jnp.square(g), gradient)
-
-    squares = jax.vmap(one)(batch.images, batch.targets, batch.weight)
-    return jax.tree.map(lambda leaf: jnp.sum(leaf, 0), squares)
+    return per_example(variables, batch, optax.softmax_cross_entropy, jnp.square)
 
 
 def squared_of_batch(variables: Variables, batch: Batch, context: Any) -> Any:
     """(∂ mean CE/∂θ)² of the batch."""
-
-    def loss(params):
-        logits = batch.logits_of({**variables, "params": params})
-        return batch.mean(optax.softmax_cross_entropy(logits, batch.targets))
-
-    return jax.tree.map(jnp.square, jax.grad(loss)(variables["params"]))
+    return of_batch(variables, batch, optax.softmax_cross_entropy, jnp.square)
 
 
-def importance(task: Task, indices: Any, kind: str) -> Any:
-    """I_S = E over the set of (∂CE/∂θ)², shaped like the parameters; the original's."""
-    function = squared_per_example if kind == "example" else squared_of_batch
+SQUARED = {"example": squared_per_example, "batch": squared_of_batch}
+
+
+def importance(
+    task: Task, indices: np.ndarray, kind: str, functions: Mapping[str, Swept] = SQUARED
+) -> Any:
+    """The original's importances of a set, shaped like the parameters.
+
+    Args:
+      task: the original.
+      indices: the set, int `[M]`.
+      kind: "example": a mean over examples; "batch": over batches.
+      functions: what is averaged, by kind: by default I_S = E over the set of (∂CE/∂θ)².
+    """
     size = task.bench.setup.batch_size
     count = len(indices) if kind == "example" else -(-len(indices) // size)
-    return jax.tree.map(lambda total: total / count, task.sweep(function, indices))
+    return jax.tree.map(lambda total: total / count, task.sweep(functions[kind], indices))
+
+
+def importances(task: Task, kind: str, functions: Mapping[str, Swept] = SQUARED) -> tuple[Any, Any]:
+    """The importances to the forget set, and to the whole training set."""
+    everything = np.concatenate([task.forget, task.retain])
+    forget, whole = (
+        importance(task, indices, kind, functions) for indices in (task.forget, everything)
+    )
+    return forget, whole
 
 
 def dampen(params: Any, forget: Any, whole: Any, alpha: float, dampening: float) -> Any:
@@ -85,9 +116,6 @@ def dampen(params: Any, forget: Any, whole: Any, alpha: float, dampening: float)
 
 def passes(task: Task, config: Any) -> Iterator[Replace]:
     """One replacement of the original's parameters."""
-    everything = np.concatenate([task.forget, task.retain])
-    forget, whole = (
-        importance(task, indices, config.importance) for indices in (task.forget, everything)
-    )
+    forget, whole = importances(task, config.importance)
     params = dampen(task.original["params"], forget, whole, config.alpha, config.dampening)
     yield Replace({**task.original, "params": params})

@@ -7,6 +7,7 @@ from typing import Any
 from jaxunlearn.methods import (
     amnesiac,
     amun,
+    assd,
     bad_teacher,
     boundary_expand,
     boundary_shrink,
@@ -17,6 +18,7 @@ from jaxunlearn.methods import (
     finetune,
     gradient_ascent,
     l1_sparse,
+    lfssd,
     lotus,
     mu_mis,
     munba,
@@ -41,6 +43,7 @@ from jaxunlearn.training.passes import Action
 METHODS: dict[str, Method] = {
     "amnesiac": from_module(amnesiac),
     "amun": from_module(amun),
+    "assd": from_module(assd),
     "bad_teacher": from_module(bad_teacher),
     "boundary_expand": from_module(boundary_expand),
     "boundary_shrink": from_module(boundary_shrink),
@@ -50,6 +53,7 @@ METHODS: dict[str, Method] = {
     "finetune": from_module(finetune),
     "gradient_ascent": from_module(gradient_ascent),
     "l1_sparse": from_module(l1_sparse),
+    "lfssd": from_module(lfssd),
     "lotus": from_module(lotus),
     "mu_mis": from_module(mu_mis),
     "munba": from_module(munba),
