@@ -22,11 +22,12 @@ from jaxunlearn.methods.saliency import saliency_mask
 # Settings with which a method that has no epochs, or that does more than train, changes nothing.
 NOTHING = {
     "assd": {"dampening": 1e30},
+    "influence": {"iterations": 0},
     "lfssd": {"alpha": 1e30},
     "ssd": {"alpha": 1e30},
     "unsir": {"impair_epochs": 0, "repair_epochs": 0},
 }
-DRAW_NOTHING = ("assd", "lfssd", "ssd")  # the same for every seed
+DRAW_NOTHING = ("assd", "influence", "lfssd", "ssd")  # the same for every seed
 # What does not train, or not at the end.
 EDITS = tuple(name for name, method in METHODS.items() if "optimizer" in method.reads)
 EDITS += ("boundary_expand", "cf_k", "eu_k")
