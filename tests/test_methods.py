@@ -22,6 +22,7 @@ from jaxunlearn.methods.saliency import saliency_mask
 # Settings with which a method that has no epochs, or that does more than train, changes nothing.
 NOTHING = {
     "assd": {"dampening": 1e30},
+    "fisher": {"alpha": 0.0},
     "influence": {"iterations": 0},
     "lfssd": {"alpha": 1e30},
     "ssd": {"alpha": 1e30},

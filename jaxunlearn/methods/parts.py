@@ -6,15 +6,17 @@ that is a convolution or a product, it is the kernel of a layer.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import Literal
 
 from jaxunlearn.errors import UserError
 from jaxunlearn.jaxprs import inner
+from jaxunlearn.methods.task import Task
 from jaxunlearn.models.model import Model
 from jaxunlearn.training.passes import Variables
 
@@ -72,12 +74,22 @@ def weight_layers(
     return tuple(_layers(uses, shapes))
 
 
+def layers_of(task: Task) -> tuple[Layer, ...]:
+    """Those of a task's model."""
+    return weight_layers(task.bench.setup.model, task.original, task.bench.images.shape[1:])
+
+
+def by_path(function: Callable[..., Any], params: Any, *others: Any) -> Any:
+    """`jax.tree.map` over parameters, of a function that is given each one's path first."""
+    return jax.tree.map_with_path(
+        lambda path, *leaves: function(f"params/{_path(path)}", *leaves), params, *others
+    )
+
+
 def marked(params: Any, paths: Sequence[str]) -> Any:
     """A mask, booleans shaped like the parameters: True for those of the given paths."""
     chosen = set(paths)
-    return jax.tree.map_with_path(
-        lambda path, leaf: jnp.full(jnp.shape(leaf), f"params/{_path(path)}" in chosen), params
-    )
+    return by_path(lambda path, leaf: np.full(np.shape(leaf), path in chosen), params)
 
 
 def last(params: Any, layers: Sequence[Layer], k: int) -> Any:
