@@ -6,7 +6,7 @@ that is a convolution or a product, it is the kernel of a layer.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -30,6 +30,7 @@ class Layer(NamedTuple):
 
     Attributes:
       kernel: its path.
+      shape: of the kernel.
       is_conv: whether it is a convolution.
       inputs: the axes of the kernel that run over input features.
       outputs: those over output features.
@@ -40,12 +41,23 @@ class Layer(NamedTuple):
     """
 
     kernel: str
+    shape: tuple[int, ...]
     is_conv: bool
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     spatial: tuple[int, ...]
     params: tuple[str, ...]
     state: tuple[str, ...]
+
+    @property
+    def fan_in(self) -> int:
+        """How many inputs an output has."""
+        return math.prod(self.shape[i] for i in self.inputs + self.spatial)
+
+    @property
+    def fan_out(self) -> int:
+        """How many outputs an input has."""
+        return math.prod(self.shape[i] for i in self.outputs + self.spatial)
 
 
 def weight_layers(
@@ -95,6 +107,24 @@ def marked(params: Any, paths: Sequence[str]) -> Any:
 def last(params: Any, layers: Sequence[Layer], k: int) -> Any:
     """A mask that lets the last k layers change, and all that is used between and after them."""
     return marked(params, [path for layer in layers[-k:] for path in layer.params] if k else [])
+
+
+def redraw(params: Any, owners: Mapping[str, Layer], rng: np.random.Generator) -> Any:
+    """Parameters of which some are drawn as PyTorch initialises its layers: U(±1/√fan-in).
+
+    Args:
+      params: the parameters.
+      owners: which, by path, and the layer of each.
+      rng: what draws.
+    """
+
+    def one(path: str, leaf: np.ndarray) -> np.ndarray:
+        if path not in owners:
+            return leaf
+        bound = 1 / math.sqrt(owners[path].fan_in)
+        return rng.uniform(-bound, bound, np.shape(leaf)).astype(leaf.dtype)
+
+    return by_path(one, params)
 
 
 class _Origin(NamedTuple):
@@ -214,4 +244,4 @@ def _layer(use: _Use, new: list[str], shapes: dict[str, tuple[int, ...]]) -> Lay
         outputs = [i for i in range(len(axes)) if i not in inputs + batched]
         kinds = [inputs, tuple(outputs), ()]
     ins, outs, spatial = (tuple(axes[i] for i in kind) for kind in kinds)
-    return Layer(kernel, is_conv, ins, outs, spatial, (), ())
+    return Layer(kernel, shapes[kernel], is_conv, ins, outs, spatial, (), ())

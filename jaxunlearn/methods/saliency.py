@@ -38,7 +38,7 @@ READS = dict.fromkeys(
 )
 
 
-def _gradient(variables: Variables, batch: Batch, context: Any) -> Any:
+def gradient(variables: Variables, batch: Batch, context: Any) -> Any:
     """The gradient of the batch's mean cross-entropy."""
 
     def loss(params):
@@ -59,10 +59,10 @@ def forget_gradient(task: Task, augmented: bool = False) -> Any:
         shuffled, and under the run's augmentation, as the published script computes it.
     """
     if not augmented:
-        total = task.sweep(_gradient, task.forget)
+        total = task.sweep(gradient, task.forget)
     else:
         shuffled = stage_rng("mask", task.seed).permutation(task.forget)
-        total = task.sweep(_gradient, shuffled, augmented="mask")
+        total = task.sweep(gradient, shuffled, augmented="mask")
     return jax.tree.map(np.abs, total)
 
 

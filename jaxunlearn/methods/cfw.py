@@ -1,0 +1,83 @@
+"""Confuse, fine-tune, weaken (CFW): noise on the first convolution, then fine-tune.
+
+Third of the NeurIPS 2023 machine unlearning challenge
+(https://www.kaggle.com/competitions/neurips-2023-machine-unlearning), as in Cadet et al. 2024,
+https://arxiv.org/abs/2410.01276, and https://github.com/xcadet/deepunlearn: noise N(0, 0.6²) on the
+convolutions that its network holds directly, which of a ResNet is the first one; balanced
+cross-entropy on the retain set; and again noise N(0, 0.005²) before the last epoch, here within it,
+after its first step. The balancing weights multiply the mean of a batch, as published, so that they
+only make the step larger or smaller. The defaults are the challenge's, for a large network on
+images of faces.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from jaxunlearn import rules
+from jaxunlearn.keys import stage_rng
+from jaxunlearn.methods import parts
+from jaxunlearn.methods.epochs import cosine, one_batch
+from jaxunlearn.methods.task import Task
+from jaxunlearn.training.links import add_noise
+from jaxunlearn.training.passes import Batch, Link, Pass, Replace
+
+NEEDS = ("retain", "labels")
+COST = "E · (1 − f)"
+DEFAULTS = {
+    "epochs": 4,
+    "lr": 0.0007,
+    "batch_size": 64,
+    "sigma": 0.6,  # of the noise at the start
+    "last_sigma": 0.005,  # of that in the last epoch
+}
+RULES = {"sigma": rules.at_least(0), "last_sigma": rules.at_least(0)}
+
+
+def objective(params: Any, logits: jax.Array, batch: Batch, weights: jax.Array) -> jax.Array:
+    """The mean cross-entropy, times the mean of the classes' weights `[num_classes]`."""
+    weight = batch.mean(batch.targets @ weights)
+    return weight * batch.mean(optax.softmax_cross_entropy(logits, batch.targets))
+
+
+def balance(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """A class's weight, n / (number of classes · its count); 0 where there is none."""
+    counts = np.bincount(labels, minlength=num_classes)
+    weights = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    return np.where(counts, weights, 0).astype(np.float32)
+
+
+def passes(task: Task, config: Any) -> Iterator[Pass | Replace]:
+    """The noise, then balanced cross-entropy on the retain set at a rate that falls as a cosine."""
+    if not config.epochs:
+        return
+    params, stem = task.original["params"], parts.layers_of(task)[0].kernel
+    rng = stage_rng("cfw", task.seed)
+
+    def noisy(path: str, leaf: np.ndarray) -> np.ndarray:
+        if path != stem:
+            return leaf
+        return (leaf + config.sigma * rng.standard_normal(leaf.shape)).astype(leaf.dtype)
+
+    yield Replace({**task.original, "params": parts.by_path(noisy, params)})
+    weights = balance(task.labels[task.retain], task.num_classes)
+    weaken = add_noise(config.last_sigma, parts.marked(params, [stem]))
+    for epoch in range(config.epochs):
+        sets: list[tuple[np.ndarray, tuple[Link, ...]]] = [(task.retain, ())]
+        if epoch == config.epochs - 1 and epoch:
+            batch, rest = one_batch(task, "cfw batch", epoch)
+            sets = [(batch, (weaken,)), (rest, ())]
+        for indices, after in sets:
+            if len(indices):
+                yield Pass(
+                    objective,
+                    indices,
+                    task.labels,
+                    cosine(config.lr, epoch, config.epochs),
+                    config.epochs + (config.epochs > 1),
+                    after=after,
+                    context=weights,
+                )
