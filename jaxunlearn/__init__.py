@@ -1,11 +1,12 @@
 """Machine unlearning for image classification, judged for clinical safety.
 
-    from jaxunlearn import default, from_flax, methods, run, unlearn
+    from jaxunlearn import default, evaluate, from_flax, methods, run, unlearn
 
-`unlearn(model, variables, data, forget)` answers a request on a model that is at hand. `default()`
-is a config, `methods(salun={})` fills its methods, `from_flax(module)` is a model, and
-`run(config, folder)` runs it. The names load when they are first used, so that importing the
-package starts neither JAX nor anything else.
+`unlearn(model, variables, data, forget)` answers a request on a model that is at hand, and
+`evaluate` judges one that somebody else has unlearned. `default()` is a config,
+`methods(salun={})` fills its methods, `from_flax(module)` is a model, and `run(config, folder)`
+runs it. The names load when they are first used, so that importing the package starts neither JAX
+nor anything else.
 """
 
 import importlib
@@ -15,14 +16,15 @@ if TYPE_CHECKING:
     from jaxunlearn.config import default, methods
     from jaxunlearn.experiment import run
     from jaxunlearn.models.model import from_flax
-    from jaxunlearn.request import unlearn
+    from jaxunlearn.request import evaluate, unlearn
 
 __version__ = "0.1.0"
 
-__all__ = ["default", "from_flax", "methods", "run", "unlearn"]
+__all__ = ["default", "evaluate", "from_flax", "methods", "run", "unlearn"]
 
 _HOMES = {
     "default": "jaxunlearn.config",
+    "evaluate": "jaxunlearn.request",
     "from_flax": "jaxunlearn.models.model",
     "run": "jaxunlearn.experiment",
     "unlearn": "jaxunlearn.request",

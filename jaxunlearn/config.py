@@ -54,6 +54,8 @@ DEFAULTS = {
     # Of a CPU: onednn, xla, or auto: oneDNN where it is installed and there is one device.
     "convolution": "auto",
     "retrained": True,  # False: without the gold standard; gaps to it are then absent
+    # A path of its variables, where it is at hand; empty: it is trained by `train`.
+    "retrained_path": "",
     "checkpoint_every": 10,  # epochs between two points to resume from
 }
 EVAL = {
@@ -306,9 +308,14 @@ def unread(config: ConfigDict, dataset: Dataset) -> dict[str, str]:
     if config.requests:
         budgets = dict.fromkeys(("fnr_rise", "risk_rise"), clinical)
     found |= rules.unread(config.budget, BUDGET, budgets, "config.budget")
+    retrained = Unread(lambda settings: settings.retrained, "set config.retrained=True")
+    found |= rules.unread(config, DEFAULTS, {"retrained_path": retrained}, "config")
     trains = Unread(
-        lambda settings: config.retrained or not config.original.path,
-        "set config.retrained=True, or leave config.original.path empty",
+        lambda settings: (
+            not config.original.path or (config.retrained and not config.retrained_path)
+        ),
+        "set config.retrained=True without config.retrained_path, or leave config.original.path "
+        "empty",
     )
     reads = dict.fromkeys(TRAIN, trains) if config.original.path else {}
     found |= rules.unread(config.train, TRAIN, {**retrain.READS, **reads}, "config.train")

@@ -25,10 +25,13 @@ from jaxunlearn.models.model import Model
 from jaxunlearn.trained import Recipe, source_of
 from jaxunlearn.training.step import Setup
 
-BROUGHT = (
-    "original was made elsewhere: that it was trained on these images, those to forget among them, "
-    "is what its owner says."
-)
+# What is to be believed of models that were made elsewhere, by the setting that names them.
+BROUGHT = {
+    "config.original.path": "original was made elsewhere: that it was trained on these images, "
+    "those to forget among them, is what its owner says.",
+    "config.retrained_path": "retrained was made elsewhere: that it has not seen the images to "
+    "forget, and was made as original was in all else, is what its owner says.",
+}
 RETRAINED_BY = (
     "retrained was made by config.train, which need not be how original was made: a part of the "
     "differences between them may come from that."
@@ -79,16 +82,13 @@ class Experiment(NamedTuple):
         config = self.cell.config
         everything = np.arange(len(self.dataset.train))
         train = ConfigDict({"method": "retrain", **config.train.to_dict()})
-        first = train
-        if config.original.path:
-            first = config_lib.methods(original={"method": "brought", **config.original})[
-                "original"
-            ]
         whole = forget.Split(everything[:0], everything)
+        first = _read(config.original.path) if config.original.path else train
         original = self._recipe("original", seed, first, whole, None)
         recipes = {"original": original}
         if config.retrained:
-            recipes["retrained"] = self._recipe("retrained", seed, train, self.split, None)
+            gold = _read(config.retrained_path) if config.retrained_path else train
+            recipes["retrained"] = self._recipe("retrained", seed, gold, self.split, None)
         before = self.earlier.recipes(seed) if self.earlier else {}
         for name, settings in config.methods.items():
             parent = before.get(name, original)
@@ -126,6 +126,11 @@ class Experiment(NamedTuple):
             chain=chain,
             code=self.source_of((*modules(settings), *self.architecture.sources)),
         )
+
+
+def _read(path: str) -> ConfigDict:
+    """The settings of a model that was made elsewhere."""
+    return config_lib.methods(brought={"path": path})["brought"]
 
 
 def make(
@@ -195,7 +200,14 @@ def _naming(cell: Cell) -> Iterator[None]:
 def _brought(config: ConfigDict, architecture: Architecture, shape: tuple[int, ...]) -> list[str]:
     """Reads models that were made elsewhere, so that what does not fit is known; and notes."""
     image = jax.ShapeDtypeStruct((1, *shape), np.float32)
-    paths = {"config.original.path": config.original.path} if config.original.path else {}
+    paths = {
+        "config.original.path": config.original.path,
+        "config.retrained_path": config.retrained_path if config.retrained else "",
+    }
+    paths = {what: path for what, path in paths.items() if path}
+    notes = [note for what, note in BROUGHT.items() if what in paths]
+    if config.original.path and config.retrained and not config.retrained_path:
+        notes.append(RETRAINED_BY)
     for name, settings in config.methods.items():
         for field in find(settings.method).files:
             paths[f"config.methods.{name}.{field}"] = settings[field]
@@ -203,7 +215,7 @@ def _brought(config: ConfigDict, architecture: Architecture, shape: tuple[int, .
         shapes = jax.eval_shape(architecture.model.init, jax.random.key(0), image)
         for what, path in paths.items():
             brought.read(path, what, shapes)
-    return [BROUGHT, *[RETRAINED_BY] * config.retrained] if config.original.path else []
+    return notes
 
 
 def check_read(experiments: list[Experiment]) -> None:

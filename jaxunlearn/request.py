@@ -1,6 +1,7 @@
-"""One request on a model, data and patients that are at hand: `unlearn`, for notebooks and scripts.
+"""One request on a model, data and patients that are at hand, for notebooks and scripts.
 
-It writes what it is given into a folder and runs an experiment on it, as the command line does.
+`unlearn` carries it out, `evaluate` judges what somebody else has made of it. Both write what they
+are given into a folder and run an experiment on it, as the command line does.
 """
 
 import contextlib
@@ -15,6 +16,7 @@ from typing import Any, cast
 import jax
 import numpy as np
 from flax import serialization
+from ml_collections import ConfigDict
 from rich.console import Console
 
 from jaxunlearn import config as config_lib
@@ -27,15 +29,17 @@ from jaxunlearn.report import terminal
 from jaxunlearn.store import load_tree
 from jaxunlearn.training.passes import Variables
 
+JUDGED = "unlearned"  # what results call a model that somebody else has unlearned
+
 
 @dataclasses.dataclass(frozen=True)
 class Result:
     """What a request gave.
 
     Attributes:
-      method: the method's name.
+      method: the method's name; "unlearned" where none was run.
       variables: the unlearned model's, in the containers and types of those that were given.
-      predictions: by model ("original", "retrained" where it was trained, and the method), then by
+      predictions: by model ("original", "retrained" where there is one, and the method), then by
         set: forget, retain, val, test.
       results: what `metrics.json` holds, see `jaxunlearn.metrics.results`.
       folder: the run's working directory; without a `folder` of the caller's it goes with this.
@@ -89,6 +93,7 @@ def unlearn(
     method: str = "salun",
     *,
     retrain: Mapping[str, Any] | None = None,
+    retrained: Variables | None = None,
     malignant: tuple[int, ...] = (),
     mean: tuple[float, ...] = (0.5,),
     std: tuple[float, ...] = (0.5,),
@@ -113,7 +118,8 @@ def unlearn(
         such as `{"kind": "groups", "groups": (17, 42)}`.
       method: the name of a method, or "MODULE:NAME" of your own.
       retrain: settings of `config.train` by which to train a model without the forgotten examples,
-        which the unlearned one is then compared with; None: there is no such model.
+        which the unlearned one is then compared with; None: none is trained.
+      retrained: the variables of such a model, where it is at hand.
       malignant: labels, for clinical metrics; (): those of a `Dataset`.
       mean: of images scaled to 0 to 1, for all channels or one for each.
       std: the same.
@@ -126,6 +132,79 @@ def unlearn(
     Raises:
       UserError: something that was given is invalid, or training diverged.
     """
+    if retrain is not None and retrained is not None:
+        raise UserError("retrain and retrained are both given; train a model, or bring one")
+    config = _config(malignant, mean, std, seed)
+    config.augment = augment
+    config_lib.change(config.train, retrain or {}, "retrain")
+    config.retrained = retrain is not None
+    name = method.rpartition(":")[2]
+    config.methods = config_lib.methods(**{name: {"method": method, **settings}})
+    brought = {"original": variables, "retrained": retrained}
+    return _run(config, name, model, brought, data, forget, folder, console)
+
+
+def evaluate(
+    model: Any,
+    variables: Variables,
+    data: str | Path | Mapping[str, Any] | Dataset,
+    forget: Any,
+    *,
+    original: Variables,
+    retrained: Variables | None = None,
+    malignant: tuple[int, ...] = (),
+    mean: tuple[float, ...] = (0.5,),
+    std: tuple[float, ...] = (0.5,),
+    seed: int = 0,
+    folder: str | Path | None = None,
+    console: Console | None = None,
+) -> Result:
+    """Judges a model that somebody else has unlearned; nothing is trained.
+
+    Args:
+      model: of all three, as in `unlearn`, and so are the arguments that are not named here.
+      variables: the unlearned model's.
+      data: what the original was trained on.
+      forget: what the unlearned model is to have forgotten.
+      original: the variables that it was made from.
+      retrained: those of a model that was trained without the forgotten examples, where there is
+        one.
+      malignant: labels, for clinical metrics.
+      mean: of images scaled to 0 to 1.
+      std: the same.
+      seed: of metrics that resample.
+      folder: where files go.
+      console: where progress and the table are printed.
+
+    Raises:
+      UserError: something that was given is invalid.
+    """
+    brought = {"original": original, "retrained": retrained, JUDGED: variables}
+    config = _config(malignant, mean, std, seed)
+    return _run(config, JUDGED, model, brought, data, forget, folder, console)
+
+
+def _config(
+    malignant: tuple[int, ...], mean: tuple[float, ...], std: tuple[float, ...], seed: int
+) -> ConfigDict:
+    """A config of one seed, for images as they were trained on, without a retrained model."""
+    config = config_lib.default()
+    config.name, config.seeds, config.retrained = "request", (seed,), False
+    config.data.malignant, config.data.mean, config.data.std = tuple(malignant), mean, std
+    return config
+
+
+def _run(
+    config: ConfigDict,
+    name: str,
+    model: Any,
+    brought: Mapping[str, Variables | None],
+    data: Any,
+    forget: Any,
+    folder: str | Path | None,
+    console: Console | None,
+) -> Result:
+    """Runs the config on what is at hand; `brought` is variables by model, `name` the method's."""
     with contextlib.ExitStack() as done:
         if folder is None:
             folder = tempfile.mkdtemp(prefix="jaxunlearn-")
@@ -134,30 +213,33 @@ def unlearn(
         inputs = root.parent / "given"
         inputs.mkdir(parents=True, exist_ok=True)
 
-        name = method.rpartition(":")[2]
-        config = config_lib.default()
-        config.name, config.seeds, config.augment = "request", (seed,), augment
         config.data.name, config.data.path = "npz", _data_path(data, inputs / "data.npz")
-        config.data.malignant = tuple(malignant) or getattr(data, "malignant", ())
-        config.data.mean, config.data.std = mean, std
+        config.data.malignant = config.data.malignant or getattr(data, "malignant", ())
         config_lib.change(config.forget, _request(forget, inputs / "forget.npy"), "forget")
-        config.retrained = retrain is not None
-        config_lib.change(config.train, retrain or {}, "retrain")
-        config.methods = config_lib.methods(**{name: {"method": method, **settings}})
-        config.original.path = str(inputs / "original.msgpack")
-        _write_variables(inputs / "original.msgpack", variables)
+        paths = {}
+        for each, variables in brought.items():
+            if variables is not None:
+                paths[each] = str(inputs / f"{each}.msgpack")
+                _write_variables(Path(paths[each]), variables)
+        config.original.path = paths["original"]
+        if "retrained" in paths:
+            config.retrained, config.retrained_path = True, paths["retrained"]
+        if JUDGED in paths:
+            entry = {"method": "brought", "path": paths[JUDGED]}
+            config.methods = config_lib.methods(**{JUDGED: entry})
         if isinstance(model, str):
             config.model.name = model
         chosen = None if isinstance(model, str) else as_model(model)
         report = cast(results.Report, experiment.run(config, root, console, chosen))  # no grid
 
-        made = load_tree(root / "models" / f"{name}-seed{seed}" / "variables")
-        made = serialization.from_state_dict(variables, made)
+        given = brought.get(JUDGED, brought["original"])
+        made = load_tree(root / "models" / f"{name}-seed{config.seeds[0]}" / "variables")
+        made = jax.tree.map(_as_given, serialization.from_state_dict(given, made), given)
         predictions = {
-            each: workdir.read_predictions(root, f"{each}-seed{seed}") for each in report["models"]
+            each: workdir.read_predictions(root, f"{each}-seed{config.seeds[0]}")
+            for each in report["models"]
         }
-        given = jax.tree.map(_as_given, made, variables)
-        result = Result(name, given, predictions, report, root)
+        result = Result(name, made, predictions, report, root)
         weakref.finalize(result, done.pop_all().close)
         return result
 

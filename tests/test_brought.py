@@ -173,13 +173,40 @@ def test_a_brought_original_that_does_not_fit_ends_before_anything_is_made(tmp_p
     assert not (tmp_path / "store").exists()
 
 
+def test_a_brought_retrained_is_what_methods_are_compared_with(tmp_path):
+    changed = toy.experiment_config(toy.write_npz(tmp_path / "data.npz"), finetune={"epochs": 1})
+    model = build(**{**changed.model.to_dict(), "num_classes": 2})
+    blank = np.zeros((1, 8, 8, 1), np.float32)
+    for seed, name in enumerate(("original", "retrained")):
+        variables = jax.device_get(model.init(jax.random.key(seed), blank))
+        write(tmp_path / f"{name}.npz", variables)
+    changed.train = config.default().train
+    changed.original.path = str(tmp_path / "original.npz")
+    changed.retrained_path = str(tmp_path / "retrained.npz")
+    report = experiment.run(changed, tmp_path / "run")
+    assert report["reference"] == "retrained"
+    logits = np.load(tmp_path / "run" / "predictions" / "retrained-seed0.npz")["test_logits"]
+    with np.load(tmp_path / "data.npz") as arrays:
+        images, labels = arrays["test_images"], arrays["test_labels"].ravel()
+    by_hand, _ = model.apply(variables, (images / np.float32(255) - 0.5) / 0.5, False, None)
+    np.testing.assert_allclose(logits, by_hand, atol=1e-4)
+    values = report["models"]["retrained"]["per_seed"][0]
+    assert values["TA"] == pytest.approx(100 * np.mean(np.argmax(by_hand, 1) == labels))
+    changed.retrained = False
+    with pytest.raises(UserError, match=r"config\.retrained_path is .*set config\.retrained=True"):
+        experiment.run(changed, tmp_path / "other")
+    changed.retrained, changed.train.epochs = True, 3
+    with pytest.raises(UserError, match=r"config\.train\.epochs is 3, which nothing reads"):
+        experiment.run(changed, tmp_path / "other")
+
+
 def test_train_is_not_read_where_nothing_is_trained_by_it(tmp_path):
     changed = toy.experiment_config(toy.write_npz(tmp_path / "data.npz"), finetune={"epochs": 1})
     model = build(**{**changed.model.to_dict(), "num_classes": 2})
     variables = jax.device_get(model.init(jax.random.key(0), np.zeros((1, 8, 8, 1))))
     changed.original.path = write(tmp_path / "model.npz", variables)
     changed.retrained = False
-    with pytest.raises(UserError, match=r"config\.train\..*set config\.retrained=True, or leave"):
+    with pytest.raises(UserError, match=r"config\.train\..*set config\.retrained=True without"):
         experiment.run(changed, tmp_path / "run")
     changed.train = config.default().train
     report = experiment.run(changed, tmp_path / "run")

@@ -9,9 +9,10 @@ from jaxunlearn import default, experiment, from_flax, methods, models, request,
 
 
 def test_the_public_names_are_those_of_their_rooms():
-    assert set(jaxunlearn.__all__) == {"default", "from_flax", "methods", "run", "unlearn"}
+    names = {"default", "evaluate", "from_flax", "methods", "run", "unlearn"}
+    assert set(jaxunlearn.__all__) == names
     assert (default, run, from_flax) == (config_lib.default, experiment.run, models.from_flax)
-    assert jaxunlearn.unlearn is request.unlearn
+    assert jaxunlearn.unlearn is request.unlearn and jaxunlearn.evaluate is request.evaluate
     entries = {"salun": {"lr": 0.5}, "finetune": {}}
     assert methods(**entries).to_dict() == config_lib.methods(**entries).to_dict()
     assert list(methods(**entries)) == ["salun", "finetune"]

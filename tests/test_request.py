@@ -15,7 +15,7 @@ import pytest
 import toy
 from rich.console import Console
 
-from jaxunlearn import experiment, unlearn
+from jaxunlearn import evaluate, experiment, unlearn
 from jaxunlearn.data.npz import load
 from jaxunlearn.errors import UserError
 from jaxunlearn.store import load_tree
@@ -121,6 +121,64 @@ def test_the_call_gives_the_bits_of_the_command_line(data, given, tmp_path):
     experiment.run(config, tmp_path / "run", quiet())
     path = tmp_path / "run" / "models" / "random_label-seed0" / "variables"
     assert toy.same_bits(load_tree(path), done.variables)
+
+
+def drawn(seed):
+    """Variables of `Linear`, as somebody may have trained them."""
+    return Linear().init(jax.random.key(seed), jnp.zeros((1, 8, 8, 1)))
+
+
+def answers(variables, data, rows=slice(None), which="test"):
+    """By hand: what `Linear` says of the file's images."""
+    images = arrays_of(data)[f"{which}_images"][rows].reshape(-1, 64) / 255.0
+    dense = jax.device_get(variables["params"]["Dense_0"])
+    return ((images - 0.5) / 0.5 @ dense["kernel"] + dense["bias"]).argmax(1)
+
+
+def test_what_others_have_unlearned_is_judged_as_it_is(data):
+    original, unlearned, retrained = map(drawn, (3, 4, 5))
+    done = evaluate(
+        Linear(),
+        unlearned,
+        data,
+        np.arange(6),
+        original=original,
+        retrained=retrained,
+        malignant=(1,),
+        console=quiet(),
+    )
+    assert toy.same_bits(done.variables, unlearned)
+    truth = {which: arrays_of(data)[f"{which}_labels"].ravel() for which in ("train", "test")}
+    for metric, which, rows in (("RA", "train", slice(6, None)), ("TA", "test", slice(None))):
+        ours, gold = (
+            100 * np.mean(answers(each, data, rows, which) == truth[which][rows])
+            for each in (unlearned, retrained)
+        )
+        assert done.metrics[metric] == pytest.approx(ours)
+        assert done.metrics["gaps"][metric] == pytest.approx(abs(ours - gold))
+    changed = answers(original, data) != answers(unlearned, data)
+    assert done.changed.tolist() == np.flatnonzero(changed).tolist() and changed.any()
+    assert done.verdicts["false_negatives"]["reference"] == "retrained"
+    notes = done.results["notes"]
+    assert any("original was made elsewhere" in note for note in notes)
+    assert any("retrained was made elsewhere" in note for note in notes)
+    assert not any("config.train" in note for note in notes)
+
+
+def test_without_a_retrained_model_there_are_no_gaps(data):
+    done = evaluate(Linear(), drawn(4), data, 0.25, original=drawn(3), console=quiet())
+    assert "gaps" not in done.metrics and set(done.predictions) == {"original", "unlearned"}
+
+
+def test_a_retrained_model_at_hand_is_compared_with(data):
+    done = unlearn(
+        Linear(), drawn(3), data, 0.25, "finetune", retrained=drawn(5), console=quiet(), **SETTINGS
+    )
+    assert set(done.predictions) == {"original", "retrained", "finetune"}
+    gold = 100 * np.mean(answers(drawn(5), data) == arrays_of(data)["test_labels"].ravel())
+    assert done.metrics["gaps"]["TA"] == pytest.approx(abs(done.metrics["TA"] - gold))
+    with pytest.raises(UserError, match="retrain and retrained are both given"):
+        unlearn(Linear(), drawn(3), data, 0.25, retrain={"epochs": 1}, retrained=drawn(5))
 
 
 def test_every_form_of_data_request_and_variables(data, given):
