@@ -83,6 +83,45 @@ def test_by_hand():
     assert values["risk_at_threshold"] == pytest.approx({"1:1": 0.3, "20:1": 2.2})
 
 
+def test_forget_against_unseen_images_by_hand():
+    values = metrics.evaluate(BY_HAND, malignant=(), **SETTINGS)
+    # Class 0: 1 of 2 right in forget, 6 of 8 in val and test. Class 1: 2 of 2, and 5 of 6.
+    difference = (2 * (1 / 2 - 6 / 8) + 2 * (1 - 5 / 6)) / 4
+    assert values["accuracy_over_unseen"] == pytest.approx(difference)
+    # Right answers have the confidence e/(1+e), wrong ones 1/(1+e).
+    each = (np.e - 1) / (np.e + 1)
+    assert values["confidence_over_unseen"] == pytest.approx(each * difference)
+    assert values["entropy_over_unseen"] == pytest.approx(0)
+
+
+def test_unseen_images_are_of_no_patient_of_train_and_count_by_class():
+    def answers(logits, labels, groups):
+        return Predictions(np.array(logits, np.float32), np.array(labels), np.array(groups))
+
+    unsure, sure = [0, 0, 0], [99, 0, 0]
+    known = {
+        # Class 2 has no unseen image, so that two of three forgotten ones that count are of 1.
+        "forget": answers([unsure, unsure, unsure, sure], [0, 1, 1, 2], [0, 1, 1, 2]),
+        "retain": answers([sure, sure, sure], [0, 1, 2], [3, 4, 5]),
+        "val": answers([sure, unsure, unsure], [0, 1, 2], [6, 1, 4]),  # the last two of train
+        "test": answers([unsure, sure], [0, 1], [7, 8]),
+    }
+    values = metrics.evaluate(known, malignant=(), **SETTINGS)
+    # Entropies of class 0: log 3, and log 3 / 2 unseen; of class 1: log 3, and 0 unseen.
+    assert values["entropy_over_unseen"] == pytest.approx((np.log(3) / 2 + 2 * np.log(3)) / 3)
+    # Of the true class: 1/3, and (1 + 1/3) / 2 unseen; 1/3, and 0 unseen.
+    change = (1 / 3 - 2 / 3 + 2 * (1 / 3 - 0)) / 3
+    assert values["confidence_over_unseen"] == pytest.approx(change)
+    without = {name: each._replace(groups=None) for name, each in known.items()}
+    values = metrics.evaluate(without, malignant=(), **SETTINGS)
+    # Now class 1 has the unseen entropies 0 and log 3, class 2 log 3, where forget has 0.
+    expected = (np.log(3) / 2 + 2 * np.log(3) / 2 - np.log(3)) / 4
+    assert values["entropy_over_unseen"] == pytest.approx(expected)
+    only = {**known, "forget": answers([sure], [2], [2])}
+    only["retain"] = answers([sure, sure, sure, sure], [0, 1, 1, 2], [3, 4, 1, 5])
+    assert metrics.evaluate(only, malignant=(), **SETTINGS)["entropy_over_unseen"] is None
+
+
 @pytest.mark.parametrize("malignant", [(), (1,), (0, 2), (0, 1, 2, 3)])
 @pytest.mark.parametrize("attack", ["threshold", "svc"])
 def test_values_are_json_and_follow_the_interface(malignant, attack):

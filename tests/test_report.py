@@ -431,6 +431,9 @@ def test_without_retrained_there_are_no_gaps_and_original_is_the_reference(seeds
         assert text.count("than original (") == len(METHODS)
     assert f"{note}." in text and "than retrained" not in text
     assert "closest to retrained" not in text and "best method per column: lowest for" in text
+    assert "| Δ accuracy | Δ confidence | Δ entropy |" in text
+    values = report["models"]["salun"]["mean"]
+    assert f" {values['entropy_over_unseen']:.3f}" in text
     assert max(map(len, printed(report, 80).splitlines())) <= 80
 
 
@@ -439,6 +442,7 @@ def test_without_any_reference_there_is_nothing_to_compare_with():
     assert report["reference"] is None and "verdicts" in report["models"]["salun"]
     text = terminal.markdown_table(report)
     assert "misses" not in text and "there are no gaps and no Avg Gap." in text
+    assert "Δ" not in terminal.markdown_table(example())  # gaps say more
 
 
 def test_a_grid_without_retrained():

@@ -13,14 +13,14 @@ tables, its best mark and the note that explains it all follow from the row.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
 from jaxunlearn.errors import UserError
 from jaxunlearn.metrics import clinical, privacy, unlearning
-from jaxunlearn.metrics.predictions import Predictions, apart, check
+from jaxunlearn.metrics.predictions import Predictions, apart, check, confidence, entropy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Case:
       forget, retain: predictions on each set.
       val, test: the same, without the examples of classes that were forgotten whole.
       test_forgotten: the predictions on these test examples; None where no class was.
+      unseen: on all val and test examples, but for those of groups that train has.
       malignant: labels of the malignant classes; empty where there are none.
       scenarios: pairs of costs (C_FN, C_FP).
       attack, members: names in `privacy.ATTACKS` and `privacy.MEMBERS`.
@@ -43,6 +44,7 @@ class Case:
     val: Predictions
     test: Predictions
     test_forgotten: Predictions | None
+    unseen: Predictions
     malignant: tuple[int, ...]
     scenarios: tuple[tuple[float, float], ...]
     attack: str
@@ -107,6 +109,7 @@ class Metric:
       wilson_over: of a proportion, the examples that it is a share of (a key of `n`, or "malignant"
         or "benign" of test): one seed then has a Wilson interval.
       always: whether it has a column even where no model has a value.
+      instead: whether it has a column only where there is no retrained model, which says more.
       group: columns of a group stay together, where a narrow terminal breaks the table. Rows of the
         group "clinical" are computed where some class is malignant.
       note: explains the column; if empty, "HEADER in UNIT". It may hold {attack} and {first} (a
@@ -124,6 +127,7 @@ class Metric:
     better: Literal["closest to retrained", "lower", "higher"] | None = None
     wilson_over: str | None = None
     always: bool = True
+    instead: bool = False
     group: str = "unlearning"
     note: str = ""
     trivial: tuple[float, float] | tuple[str, str] | None = None
@@ -149,6 +153,21 @@ def _ta_forgotten(case: Case) -> float | None:
     if case.test_forgotten is None or len(case.test_forgotten.labels) == 0:
         return None
     return unlearning.accuracy(case.test_forgotten)
+
+
+def _over_unseen(value: Callable[[Predictions], np.ndarray], header: str, **row: Any) -> Metric:
+    """The row of a value on forget against unseen examples of the same classes."""
+    return Metric(
+        lambda case: unlearning.over_unseen(case.forget, case.unseen, value),
+        header,
+        always=False,
+        instead=True,
+        group="unseen",
+        note="Δ: mean on forget minus mean on unseen images of the same classes (val and test, "
+        "without groups of train), of accuracy and the true class's probability in percentage "
+        "points and of entropy in nats, about 0 in a model that never saw forget",
+        **row,
+    )
 
 
 def _rate(name: str, over: str | None = None, **row: Any) -> Metric:
@@ -216,6 +235,13 @@ METRICS: dict[str, Metric] = {
         note="UA new: UA of the images of the last request alone, in %",
     ),
     "n": Metric(_sizes, unit="examples"),
+    "accuracy_over_unseen": _over_unseen(
+        unlearning.is_correct, "Δ accuracy", unit="percentage points", scale=100
+    ),
+    "confidence_over_unseen": _over_unseen(
+        confidence, "Δ confidence", unit="percentage points", scale=100
+    ),
+    "entropy_over_unseen": _over_unseen(entropy, "Δ entropy", unit="nats", digits=3),
     # compared with retrained by `results.assemble`
     "avg_gap": Metric(
         header="Avg Gap",
@@ -345,6 +371,7 @@ def evaluate(
     forget, retain, val, test = (
         check(name, predictions[name]) for name in ("forget", "retain", "val", "test")
     )
+    unseen = _unseen((val, test), (forget, retain))
     classes = unlearning.forgotten_classes(forget.labels, retain.labels)
     val, _ = apart(val, classes)
     test, test_forgotten = apart(test, classes)
@@ -359,6 +386,7 @@ def evaluate(
         val=val,
         test=test,
         test_forgotten=test_forgotten if classes else None,
+        unseen=unseen,
         malignant=malignant,
         scenarios=scenarios,
         attack=attack,
@@ -371,3 +399,15 @@ def evaluate(
         for key, metric in METRICS.items()
         if metric.fn and (malignant or metric.group != "clinical")
     }
+
+
+def _unseen(others: Sequence[Predictions], train: Sequence[Predictions]) -> Predictions:
+    """The predictions on all examples of other sets that are of no group of train."""
+    logits, labels = (np.concatenate([each[i] for each in others]) for i in (0, 1))
+    ours, known = (
+        [each.groups for each in part if each.groups is not None] for part in (others, train)
+    )
+    if len(ours) + len(known) < len(others) + len(train):
+        return Predictions(logits, labels)
+    kept = ~np.isin(np.concatenate(ours), np.concatenate(known))
+    return Predictions(logits[kept], labels[kept])

@@ -57,6 +57,13 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
     return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
+def entropy(predictions: Predictions) -> np.ndarray:
+    """H = −Σ_c p_c log p_c of each example's probabilities, in nats: float64 `[N]`."""
+    from scipy import special
+
+    return special.entr(probabilities(predictions.logits)).sum(axis=1)
+
+
 def confidence(predictions: Predictions) -> np.ndarray:
     """p_y, the probability of each example's own label: float64 `[N]`."""
     return probabilities(predictions.logits)[np.arange(len(predictions.labels)), predictions.labels]
