@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from jaxunlearn import compiled, metrics, processes, workdir
+from jaxunlearn.data import forget
 from jaxunlearn.data.dataset import SETS, Examples
 from jaxunlearn.errors import unknown
 from jaxunlearn.metrics import drift, results, unlearning
@@ -139,6 +140,8 @@ def _report(
         malignant=one.dataset.malignant,
         malignant_rule=one.cell.config.eval.malignant_rule,
     )
+    config = one.cell.config
+    workdir.write_changed(folder, config.methods, config.seeds, one.dataset.class_names)
     workdir.write_report(report, folder)
     return report
 
@@ -158,7 +161,8 @@ def _judge(one: Experiment, name: str, seed: int, trained: Trained, folder: Path
     )
     values = {"seed": seed, **values, "RTE": meta["seconds"]}
     values["compile_seconds"] = meta["compile_seconds"]
-    values["made_on"] = meta["made_on"]
+    values["made_on"], values["made_by"] = meta["made_on"], meta["fields"]["method"]
+    values["key"] = trained.key
     if meta["claims"]:
         values["claims"] = meta["claims"]
     judged_on, _ = apart(predictions["test"], one.forgotten_classes)
@@ -231,6 +235,9 @@ def _describe(one: Experiment, machine: dict[str, Any]) -> dict[str, Any]:
             "retain": len(split.retain),
             "forgotten_classes": [dataset.class_names[label] for label in one.forgotten_classes],
             "fingerprint": split.fingerprint,
+        },
+        "request": {
+            field: config.forget[field] for field in ("kind", *forget.reads(config.forget))
         },
         "batch_size": config.train.batch_size,
         "seeds": list(config.seeds),

@@ -267,6 +267,11 @@ def check_fit(config: ConfigDict, dataset: Dataset, num_devices: int) -> None:
         if len(given) not in (1, channels):
             raise UserError(f"config.data.{field} must be {allowed}, got {given}")
     policies = [policy for policy, _ in config_lib.augment_chain(config)]
+    if config.requests and config.retrained_path:
+        raise UserError(
+            "config.retrained_path is one model, and each of config.requests has a retrained model "
+            "of its own; leave one of the two empty"
+        )
     sizes = {"train": config.train.batch_size}
     for name, settings in config.methods.items():
         find(settings.method).check(settings, dataset, policies)

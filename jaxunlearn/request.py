@@ -24,6 +24,7 @@ from jaxunlearn import experiment, files, workdir
 from jaxunlearn.data.dataset import SETS, Dataset
 from jaxunlearn.errors import UserError, shown
 from jaxunlearn.metrics import Predictions, results
+from jaxunlearn.metrics.predictions import changed
 from jaxunlearn.models.build import as_model
 from jaxunlearn.report import terminal
 from jaxunlearn.store import load_tree
@@ -63,11 +64,11 @@ class Result:
 
     @property
     def changed(self) -> np.ndarray:
-        """Positions of the test images that the unlearned model calls otherwise, int `[M]`."""
-        before, after = (
-            self.predictions[name]["test"].logits.argmax(1) for name in ("original", self.method)
-        )
-        return np.flatnonzero(before != after)
+        """Positions of the test images that the unlearned model answers otherwise, int `[M]`.
+
+        Their labels, answers and probabilities are in `folder`, as changed/METHOD-seedS.csv.
+        """
+        return changed(*(self.predictions[name]["test"] for name in ("original", self.method)))
 
     def report(self) -> str:
         """The tables and their notes, as GitHub markdown."""

@@ -1,9 +1,13 @@
 """The folder of results: claimed by one config, written file by file, whole or not at all."""
 
 import contextlib
+import csv
+import io
+import itertools
 import json
 import os
 import shutil
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +18,7 @@ from jaxunlearn import files
 from jaxunlearn.data.forget import Split
 from jaxunlearn.errors import UserError
 from jaxunlearn.files import write_npz, write_text
-from jaxunlearn.metrics.predictions import Predictions
+from jaxunlearn.metrics.predictions import Predictions, changed, probabilities
 from jaxunlearn.metrics.results import Results
 from jaxunlearn.store import is_intact
 
@@ -59,8 +63,8 @@ def claim(workdir: Path, config: ConfigDict) -> None:
             )
     with _writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
-        for folder in (workdir, workdir / "models", workdir / "predictions", workdir / "diverged"):
-            files.sweep(folder)
+        for folder in ("", "models", "predictions", "changed", "diverged"):
+            files.sweep(workdir / folder)
         write_text(kept, json.dumps(mine, indent=1))
 
 
@@ -120,11 +124,47 @@ def read_predictions(workdir: Path, name: str) -> dict[str, Predictions]:
     return {which: Predictions(**fields) for which, fields in sets.items()}
 
 
+def write_changed(
+    workdir: Path, methods: Iterable[str], seeds: Iterable[int], class_names: Sequence[str]
+) -> None:
+    """Writes which test images each method's model answers otherwise than the original.
+
+    A CSV for each model, with a row for each image: `index` in test, `group` where there are any,
+    `label`, the answers `before` and `after`, and each answer's probability.
+    """
+
+    def named(label: int) -> str:
+        return class_names[label] if label < len(class_names) else f"class {label}"
+
+    for name, seed in itertools.product(methods, seeds):
+        before, after = (
+            read_predictions(workdir, f"{each}-seed{seed}")["test"] for each in ("original", name)
+        )
+        rows = changed(before, after)
+        columns: dict[str, Iterable[Any]] = {"index": rows}
+        if before.groups is not None:
+            columns["group"] = before.groups[rows]
+        columns["label"] = [named(label) for label in before.labels[rows]]
+        for when, each in (("before", before), ("after", after)):
+            found = probabilities(each.logits[rows])
+            columns[when] = [named(label) for label in found.argmax(axis=1)]
+            columns[f"probability_{when}"] = [f"{value:.6f}" for value in found.max(axis=1)]
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(
+            [columns, *zip(*columns.values(), strict=True)]
+        )
+        with _writing(workdir):
+            (workdir / "changed").mkdir(exist_ok=True)
+            write_text(workdir / "changed" / f"{name}-seed{seed}.csv", text.getvalue())
+
+
 def write_report(report: Results, workdir: Path) -> None:
     """Writes the files of results; `metrics.json` last: where it is, they are whole."""
-    from jaxunlearn.report import figures, terminal
+    from jaxunlearn.report import figures, summary, terminal
 
     with _writing(workdir):
+        if "cells" not in report:  # each cell of a grid has one of its own
+            write_text(workdir / "summary.md", summary.summary(report))
         write_text(workdir / "table.md", terminal.markdown_table(report))
         with files.whole(workdir / "figure.png", ".png") as name:
             figures.draw(report, str(name))

@@ -1,5 +1,6 @@
 """An original that was trained elsewhere, and models that others have unlearned."""
 
+import hashlib
 import json
 
 import flax
@@ -185,6 +186,9 @@ def test_a_brought_retrained_is_what_methods_are_compared_with(tmp_path):
     changed.retrained_path = str(tmp_path / "retrained.npz")
     report = experiment.run(changed, tmp_path / "run")
     assert report["reference"] == "retrained"
+    text = (tmp_path / "run" / "summary.md").read_text()
+    sha = hashlib.sha256((tmp_path / "original.npz").read_bytes()).hexdigest()
+    assert f"original (seed 0): made elsewhere, and read from a file of SHA-256 `{sha}`" in text
     logits = np.load(tmp_path / "run" / "predictions" / "retrained-seed0.npz")["test_logits"]
     with np.load(tmp_path / "data.npz") as arrays:
         images, labels = arrays["test_images"], arrays["test_labels"].ravel()

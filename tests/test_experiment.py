@@ -1,3 +1,4 @@
+import csv
 import importlib
 import io
 import json
@@ -81,6 +82,46 @@ def test_every_number_can_be_had_again_from_the_predictions(finished):
             missed = ((p["test_logits"].argmax(1) == 0) & (p["test_labels"] == 1)).sum()
             assert values["fnr"] == pytest.approx(missed / (p["test_labels"] == 1).sum())
             assert {"forget_groups", "val_logits"} <= set(p)
+
+
+def test_changed_answers_are_listed(finished):
+    config, root, _, _ = finished
+    found = 0
+    for name in config.methods:
+        for seed in config.seeds:
+            before, after = (predictions(root, each, seed) for each in ("original", name))
+            with open(root / "run" / "changed" / f"{name}-seed{seed}.csv", newline="") as file:
+                rows = {int(row["index"]): row for row in csv.DictReader(file)}
+            for i in range(24):
+                first, second = (each["test_logits"][i].astype(float) for each in (before, after))
+                assert (i in rows) == (first.argmax() != second.argmax())
+                if i in rows:
+                    row, found = rows[i], found + 1
+                    assert int(row["group"]) == before["test_groups"][i]
+                    assert row["label"] == str(before["test_labels"][i])
+                    assert (row["before"], row["after"]) == (
+                        str(first.argmax()),
+                        str(second.argmax()),
+                    )
+                    for when, logits in (("before", first), ("after", second)):
+                        p = np.exp(logits.max()) / np.exp(logits).sum()
+                        assert float(row[f"probability_{when}"]) == pytest.approx(p, abs=1e-6)
+    assert found
+
+
+def test_the_summary_says_what_was_asked_of_which_model_and_what_is_not_known(finished):
+    config, root, report, _ = finished
+    text = (root / "run" / "summary.md").read_text()
+    assert '10 of 48 training images of data, by the request kind="fraction"' in text
+    for digest in (report["split"]["fingerprint"], report["dataset"]["fingerprint"]):
+        assert digest in text
+    keys = [values["key"] for model in report["models"].values() for values in model["per_seed"]]
+    assert len(set(keys)) == 4 + 2 * len(config.methods) and all(key in text for key in keys)
+    assert "made by salun with" in text and "Differences from retrained (seed 1): made by" in text
+    assert "misses" in text.split("## Checked")[1]
+    unknown = text.split("## Not checked")[1]
+    assert "no method here claims one" in unknown and "there is none here" not in unknown
+    assert all(note in text for note in report["notes"])
 
 
 def test_split_is_kept_and_predictions_are_of_it(finished):

@@ -39,6 +39,7 @@ def header(seeds=1, synthetic=True, num_classes=2, malignant=(), forgotten=()):
             "retain": 160,
             "forgotten_classes": [class_names[label] for label in forgotten],
         },
+        "request": {"kind": "fraction"},
         "batch_size": 32,
         "seeds": list(range(seeds)),
         "versions": {"python": "3"},

@@ -51,6 +51,11 @@ def apart(predictions: Predictions, classes: Iterable[int]) -> tuple[Predictions
     return others, ours
 
 
+def changed(before: Predictions, after: Predictions) -> np.ndarray:
+    """Positions int `[M]` of the examples that a model answers otherwise than one before it."""
+    return np.flatnonzero(before.logits.argmax(axis=1) != after.logits.argmax(axis=1))
+
+
 def probabilities(logits: np.ndarray) -> np.ndarray:
     """Softmax of logits `[N, num_classes]`: float64 `[N, num_classes]`, stable for large logits."""
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True).astype(np.float64))

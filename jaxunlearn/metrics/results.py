@@ -12,6 +12,8 @@ has "requests", the `Requests` of a sequence. Values are dicts whose keys and un
     false_negatives  `clinical.FalseNegatives`, against the reference model
     made_on          the machines that trained it, in order, as in `Base`: device, cores, versions,
                      convolution
+    made_by          the method and its settings, with the SHA-256 of files in place of paths
+    key              of the model in the store
     claims           what the method claims of its own result, such as {"epsilon": 1.0}
     intervals        of a sequence: one seed's intervals of what it has lost, over test images
 
@@ -41,7 +43,7 @@ RETRAINED, ORIGINAL = "retrained", "original"
 REFERENCES = (RETRAINED, ORIGINAL)
 
 # Not meaningful to average over seeds.
-NOT_AVERAGED = ("seed", "p_value", "claims", "intervals")
+NOT_AVERAGED = ("seed", "p_value", "claims", "intervals", "made_by")
 
 Values = dict[str, Any]
 
@@ -105,6 +107,7 @@ class Experiment(Base):
         train, val and test, and fingerprint.
       split: the sizes of forget and retain, the names of the classes forgotten whole
         (forgotten_classes), and fingerprint.
+      request: the fields of `config.forget` that the request reads.
       batch_size: of the original's and the retrained's training.
       attack: the name of the attack that MIA is by.
       reference: the model that methods are compared with: "retrained", without one "original",
@@ -117,6 +120,7 @@ class Experiment(Base):
 
     dataset: dict[str, Any]
     split: dict[str, Any]
+    request: dict[str, Any]
     batch_size: int
     attack: str
     reference: str | None
@@ -250,8 +254,8 @@ def assemble(
     """The results of an experiment: comparisons, means, intervals and verdicts.
 
     Args:
-      header: name, dataset, split, batch_size, seeds, device, cores, versions, attack and notes:
-        see `Report`.
+      header: name, dataset, split, request, batch_size, seeds, device, cores, versions, attack and
+        notes: see `Report`.
       names: the models', in the order of the tables.
       judged: by name, one per seed in the order of `header["seeds"]`.
       malignant: labels of the malignant classes.

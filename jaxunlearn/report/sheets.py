@@ -134,7 +134,7 @@ def _experiment_sheet(report: Experiment) -> Sheet:
             *_reference_note(report),
             *_ranges(models),
             *_worse_than_trivial(report),
-            *_claims(models),
+            *claims(models),
         ],
         findings=findings,
     )
@@ -170,7 +170,7 @@ def _comparison_sheet(grid: Grid, comparison: Comparison) -> Sheet:
             *notes,
             *_where(field, {cell["labels"][field]: _cautions(cell) for cell in cells}),
             *_reference_note(first),
-            *_claims(models),
+            *claims(models),
         ],
         findings=[_gap_finding(name, field, verdict) for name, verdict in found.items()],
     )
@@ -218,7 +218,7 @@ def _requests_sheet(report: Requests) -> Sheet:
             *_notes(columns, len(report["seeds"]), 1, {"attack": first["attack"]}),
             *_where("request", {number: _cautions(step) for number, step in steps.items()}),
             *_reference_note(first),
-            *_claims(models),
+            *claims(models),
             *_budget_note(report, columns),
         ],
         findings=[_budget_finding(name, verdict) for name, verdict in report["verdicts"].items()],
@@ -560,7 +560,7 @@ def _worse_than_trivial(report: Experiment) -> list[str]:
     return lines
 
 
-def _claims(models: Mapping[str, Model]) -> list[str]:
+def claims(models: Mapping[str, Model]) -> list[str]:
     """The methods' claims about their own results."""
     notes = []
     for name, model in models.items():
