@@ -23,7 +23,7 @@ from jaxunlearn.models import brought
 from jaxunlearn.models.architecture import Architecture, given, named
 from jaxunlearn.models.model import Model
 from jaxunlearn.trained import Recipe, source_of
-from jaxunlearn.training.step import Setup
+from jaxunlearn.training.step import Setup, num_logits
 
 # What is to be believed of models that were made elsewhere, by the setting that names them.
 BROUGHT = {
@@ -159,11 +159,12 @@ def make(
             datasets[source] = load(cell.config.data)
         dataset = datasets[source]
         shape, classes = dataset.train.images.shape[1:], dataset.num_classes
+        wider = bool(cell.config.original.path)
         if model is None:
             architecture = named(cell.config.model.to_dict(), classes, bfloat16)
         else:
-            architecture = given(model, shape, classes)
-        architecture.check(shape, classes)
+            architecture = given(model, shape, classes, wider)
+        architecture.check(shape, classes, wider)
         check_fit(cell.config, dataset, num_devices)
         earlier = experiments[-1] if config.requests and experiments else None
         gone = earlier.split.forget if earlier else np.array([], np.int64)
@@ -175,7 +176,7 @@ def make(
                 earlier.notes.extend(found)  # nothing changes: its results stand
                 continue
             split = forget.Split(np.union1d(gone, asked.forget), asked.retain)
-            notes = [*dataset.notes, *found, *_brought(cell.config, architecture, shape)]
+            notes = [*dataset.notes, *found, *_brought(cell.config, architecture, dataset)]
             if cell.config.model.dtype == "bfloat16" and not bfloat16:
                 notes.append(IN_FLOAT32)
             one = Experiment(cell, dataset, split, asked, earlier, notes, read_once, architecture)
@@ -197,9 +198,9 @@ def _naming(cell: Cell) -> Iterator[None]:
         raise UserError(f"request {cell.point['request']}: {error}") from error
 
 
-def _brought(config: ConfigDict, architecture: Architecture, shape: tuple[int, ...]) -> list[str]:
+def _brought(config: ConfigDict, architecture: Architecture, dataset: Dataset) -> list[str]:
     """Reads models that were made elsewhere, so that what does not fit is known; and notes."""
-    image = jax.ShapeDtypeStruct((1, *shape), np.float32)
+    image = jax.ShapeDtypeStruct((1, *dataset.train.images.shape[1:]), np.float32)
     paths = {
         "config.original.path": config.original.path,
         "config.retrained_path": config.retrained_path if config.retrained else "",
@@ -215,6 +216,12 @@ def _brought(config: ConfigDict, architecture: Architecture, shape: tuple[int, .
         shapes = jax.eval_shape(architecture.model.init, jax.random.key(0), image)
         for what, path in paths.items():
             brought.read(path, what, shapes)
+        logits = num_logits(architecture.model, shapes, image)
+        if logits > dataset.num_classes:
+            notes.append(
+                f"The model tells {logits} classes apart, the data {dataset.num_classes}, its "
+                "first ones: the others take part in probabilities, and answers of them are wrong."
+            )
     return notes
 
 

@@ -26,6 +26,7 @@ from jaxunlearn.errors import UserError, shown
 from jaxunlearn.metrics import Predictions, results
 from jaxunlearn.metrics.predictions import changed
 from jaxunlearn.models.build import as_model
+from jaxunlearn.models.model import Model, is_nnx
 from jaxunlearn.report import terminal
 from jaxunlearn.store import load_tree
 from jaxunlearn.training.passes import Variables
@@ -88,7 +89,7 @@ class Result:
 
 def unlearn(
     model: Any,
-    variables: Variables,
+    variables: Variables | None,
     data: str | Path | Mapping[str, Any] | Dataset,
     forget: Any,
     method: str = "salun",
@@ -110,9 +111,11 @@ def unlearn(
     give the same bits.
 
     Args:
-      model: a `flax.linen.Module`, a `flax.nnx.Module` class, a `jaxunlearn.models.Model`, a pair
-        (init, apply) of functions; or a name as `config.model.name`.
-      variables: the trained ones, a dict of "params" and, where there are any, other collections.
+      model: a `flax.linen.Module`, a `flax.nnx.Module` or a class of these, a
+        `jaxunlearn.models.Model`, a pair (init, apply) of functions; or a name as
+        `config.model.name`.
+      variables: the trained ones, a dict of "params" and, where there are any, other collections;
+        or an nnx module that has them; None: `model` is one. The result's are one then, too.
       data: a `.npz` in MedMNIST's layout, or its arrays by name: `train_images` uint8
         `[N, H, W, C]`, `train_labels` `[N]`, and of val and test; groups where patients have ids.
       forget: training indices, int `[M]`; or a share of each class; or fields of `config.forget`,
@@ -135,19 +138,25 @@ def unlearn(
     """
     if retrain is not None and retrained is not None:
         raise UserError("retrain and retrained are both given; train a model, or bring one")
+    if is_nnx(model) and (retrain is not None or method == "retrain"):
+        raise UserError(
+            f"{type(model).__name__} is an nnx module that has its parameters, and cannot be "
+            "trained from new ones; give its class, or a function that takes rngs and returns it, "
+            "and the module as variables"
+        )
     config = _config(malignant, mean, std, seed)
     config.augment = augment
     config_lib.change(config.train, retrain or {}, "retrain")
     config.retrained = retrain is not None
     name = method.rpartition(":")[2]
     config.methods = config_lib.methods(**{name: {"method": method, **settings}})
-    brought = {"original": variables, "retrained": retrained}
+    brought = {"original": model if variables is None else variables, "retrained": retrained}
     return _run(config, name, model, brought, data, forget, folder, console)
 
 
 def evaluate(
     model: Any,
-    variables: Variables,
+    variables: Variables | None,
     data: str | Path | Mapping[str, Any] | Dataset,
     forget: Any,
     *,
@@ -180,7 +189,8 @@ def evaluate(
     Raises:
       UserError: something that was given is invalid.
     """
-    brought = {"original": original, "retrained": retrained, JUDGED: variables}
+    judged = model if variables is None else variables
+    brought = {"original": original, "retrained": retrained, JUDGED: judged}
     config = _config(malignant, mean, std, seed)
     return _run(config, JUDGED, model, brought, data, forget, folder, console)
 
@@ -230,12 +240,11 @@ def _run(
             config.methods = config_lib.methods(**{JUDGED: entry})
         if isinstance(model, str):
             config.model.name = model
-        chosen = None if isinstance(model, str) else as_model(model)
+        chosen = None if isinstance(model, str) else _model(model)
         report = cast(results.Report, experiment.run(config, root, console, chosen))  # no grid
 
-        given = brought.get(JUDGED, brought["original"])
         made = load_tree(root / "models" / f"{name}-seed{config.seeds[0]}" / "variables")
-        made = jax.tree.map(_as_given, serialization.from_state_dict(given, made), given)
+        made = _like(made, brought.get(JUDGED, brought["original"]))
         predictions = {
             each: workdir.read_predictions(root, f"{each}-seed{config.seeds[0]}")
             for each in report["models"]
@@ -279,9 +288,43 @@ def _request(forget: Any, path: Path) -> Mapping[str, Any]:
     return {"kind": "indices", "path": str(path)}
 
 
+def _model(given: Any) -> Model:
+    """The model that was given, of whatever kind."""
+    if is_nnx(given):
+        from jaxunlearn.models import nnx
+
+        return nnx.from_instance(given)
+    return as_model(given)
+
+
+def _tree(variables: Any) -> Any:
+    """Variables as a dict, which those of an nnx module are not."""
+    if is_nnx(variables):
+        from jaxunlearn.models import nnx
+
+        return nnx.variables(variables)
+    if not isinstance(variables, Mapping):
+        raise UserError(
+            'variables must be a dict with "params", or an nnx module that has them, '
+            f"got {type(variables).__name__}"
+        )
+    return variables
+
+
+def _like(made: Any, given: Any) -> Any:
+    """Variables that were made, in the containers and types that others were given in."""
+    old = _tree(given)
+    new = jax.tree.map(_as_given, serialization.from_state_dict(old, made), old)
+    if is_nnx(given):
+        from jaxunlearn.models import nnx
+
+        return nnx.with_variables(given, new)
+    return new
+
+
 def _write_variables(path: Path, variables: Any) -> None:
-    """Writes a tree of arrays in Flax's own format."""
-    state = serialization.to_state_dict(jax.device_get(variables))
+    """Writes a model's variables in Flax's own format."""
+    state = serialization.to_state_dict(jax.device_get(_tree(variables)))
     with files.whole(path, path.suffix) as name:
         name.write_bytes(serialization.msgpack_serialize(state))
 

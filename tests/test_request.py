@@ -13,11 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy
+from flax import nnx
 from rich.console import Console
 
 from jaxunlearn import evaluate, experiment, unlearn
 from jaxunlearn.data.npz import load
 from jaxunlearn.errors import UserError
+from jaxunlearn.models import nnx as nnx_lib
 from jaxunlearn.store import load_tree
 
 SETTINGS = {"epochs": 1, "batch_size": 16, "lr": 0.05}
@@ -170,6 +172,61 @@ def test_without_a_retrained_model_there_are_no_gaps(data):
     assert "gaps" not in done.metrics and set(done.predictions) == {"original", "unlearned"}
 
 
+class Nnx(nnx.Module):
+    """With a stream of random numbers, and state that is no parameter."""
+
+    def __init__(self, *, rngs):
+        self.first, self.norm = nnx.Linear(64, 8, rngs=rngs), nnx.BatchNorm(8, rngs=rngs)
+        self.dropout, self.last = nnx.Dropout(0.5, rngs=rngs), nnx.Linear(8, 2, rngs=rngs)
+
+    def __call__(self, x):
+        x = self.norm(self.first(x.reshape(len(x), -1)))
+        return self.last(self.dropout(nnx.relu(x)))
+
+
+def test_an_nnx_module_with_its_parameters_comes_back_as_one(data):
+    trained = Nnx(rngs=nnx.Rngs(7))
+    before = jax.device_get(nnx_lib.variables(trained))
+    done = unlearn(trained, None, data, 0.25, "finetune", console=quiet(), **SETTINGS)
+    assert isinstance(done.variables, Nnx) and done.variables is not trained
+    assert toy.same_bits(before, nnx_lib.variables(trained))
+    assert not toy.same_bits(before, nnx_lib.variables(done.variables))
+    images = (arrays_of(data)["test_images"] / np.float32(255) - 0.5) / 0.5
+    done.variables.eval()
+    logits = done.predictions["finetune"]["test"].logits
+    np.testing.assert_allclose(done.variables(images), logits, atol=1e-5)
+    trained.eval()
+    np.testing.assert_allclose(
+        trained(images), done.predictions["original"]["test"].logits, atol=1e-5
+    )
+    # Its class, which draws parameters anew, goes the same way from the same variables.
+    again = unlearn(Nnx, trained, data, 0.25, "finetune", console=quiet(), **SETTINGS)
+    assert toy.same_bits(again.predictions["finetune"]["test"].logits, logits)
+    judged = evaluate(done.variables, None, data, 0.25, original=trained, console=quiet())
+    assert judged.metrics["TA"] == done.metrics["TA"]
+    for more in ({"retrain": {"epochs": 1}}, {"method": "retrain"}):
+        with pytest.raises(UserError, match="Nnx is an nnx module that has its parameters"):
+            unlearn(trained, None, data, 0.25, console=quiet(), **more)
+    with pytest.raises(UserError, match=r"must be a dict with .params., .* got Linear"):
+        unlearn(Linear(), None, data, 0.25, console=quiet())
+
+
+@pytest.mark.parametrize("method", ["random_label", "salun_cra", "ssd"])
+def test_a_head_may_have_more_classes_than_the_data(method, data):
+    wide = Linear(5).init(jax.random.key(3), jnp.zeros((1, 8, 8, 1)))
+    more = {"cra": {"target": "risk_neutral"}} if method == "salun_cra" else {}
+    settings = more if method == "ssd" else {**SETTINGS, **more}
+    done = unlearn(Linear(5), wide, data, 0.25, method, malignant=(1,), console=quiet(), **settings)
+    assert done.predictions[method]["test"].logits.shape == (24, 5)
+    right = answers(done.variables, data) == arrays_of(data)["test_labels"].ravel()
+    assert done.metrics["TA"] == pytest.approx(100 * np.mean(right))
+    assert set(answers(wide, data)) - {0, 1}  # it does answer classes that the data has not
+    rows = (done.folder / "changed" / f"{method}-seed0.csv").read_text().splitlines()[1:]
+    assert len(rows) == len(done.changed)
+    assert method == "ssd" or any("class " in row for row in rows)
+    assert any("5 classes apart, the data 2" in note for note in done.results["notes"])
+
+
 def test_a_retrained_model_at_hand_is_compared_with(data):
     done = unlearn(
         Linear(), drawn(3), data, 0.25, "finetune", retrained=drawn(5), console=quiet(), **SETTINGS
@@ -232,7 +289,8 @@ def test_wrong_input_is_one_line(data, given):
         ((module, variables, data, np.array([0, 9999]), "finetune"), "9999"),
         ((module, variables, 3, np.arange(4), "finetune"), "data must be a path, a dict"),
         ((object(), variables, data, np.arange(4), "finetune"), "it must be a flax.linen.Module"),
-        ((Linear(3), variables, data, np.arange(4), "finetune"), "one logit for each class"),
+        ((Linear(1), variables, data, np.arange(4), "finetune"), "one logit for each class"),
+        ((Linear(3), variables, data, np.arange(4), "finetune"), r"the model as float32\[3\]"),
         ((ViT(), variables, odd, np.arange(4), "finetune"), "fails on images of 10 x 10 x"),
         ((module, {"params": {}}, data, np.arange(4), "finetune"), "lacks params/"),
     ):

@@ -62,8 +62,8 @@ def target_objective(params: Any, logits: jax.Array, batch: Batch, context: Any)
     """Forgets malignant examples by KL(q ‖ p), q the context's target."""
     del params
     q = context["target"]
-    # KL(q ‖ p) = Σ_c q_c (log q_c − log p_c)
-    unsure = jnp.sum(q * jnp.log(q)) - jax.nn.log_softmax(logits) @ q
+    # KL(q ‖ p) = Σ_c q_c (log q_c − log p_c); a head may have more classes, where q is 0
+    unsure = jnp.sum(q * jnp.log(q)) - jax.nn.log_softmax(logits)[:, : len(q)] @ q
     return _mix(
         optax.softmax_cross_entropy(logits, batch.targets), unsure, batch, context["weight"]
     )

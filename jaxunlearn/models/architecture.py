@@ -32,10 +32,13 @@ class Architecture(NamedTuple):
     fields: dict[str, Any]
     sources: tuple[str, ...]
 
-    def check(self, shape: tuple[int, ...], num_classes: int) -> None:
-        """Raises unless it takes images of the shape (H, W, C), and its sources can be told."""
+    def check(self, shape: tuple[int, ...], num_classes: int, wider: bool = False) -> None:
+        """Raises unless it takes images of the shape (H, W, C), and its sources can be told.
+
+        Where `wider`, it may have more logits than there are classes.
+        """
         closure.check(self.sources)
-        dry_run(self.name, self.as_set, shape, num_classes)
+        dry_run(self.name, self.as_set, shape, num_classes, wider)
 
 
 def named(settings: Mapping[str, Any], num_classes: int, bfloat16: bool) -> Architecture:
@@ -55,13 +58,15 @@ def named(settings: Mapping[str, Any], num_classes: int, bfloat16: bool) -> Arch
     )
 
 
-def given(model: Model, shape: tuple[int, ...], num_classes: int) -> Architecture:
+def given(
+    model: Model, shape: tuple[int, ...], num_classes: int, wider: bool = False
+) -> Architecture:
     """A model that is at hand, for images of the shape (H, W, C); known by what it computes.
 
     Raises:
       UserError: it does not take such images.
     """
-    dry_run("given", model, shape, num_classes)
+    dry_run("given", model, shape, num_classes, wider)
     return Architecture("given", model, model, {"computes": _traced(model, shape)}, ())
 
 

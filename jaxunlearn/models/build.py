@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import inspect
 import itertools
-import sys
 import types
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,7 +14,7 @@ import jax.numpy as jnp
 from jaxunlearn import rules
 from jaxunlearn.errors import UserError, one_line
 from jaxunlearn.models.cnn import CNN
-from jaxunlearn.models.model import MODES, Model, from_flax, is_nnx, shipped
+from jaxunlearn.models.model import MODES, Model, from_flax, is_nnx, makes_nnx, shipped
 from jaxunlearn.models.resnet import ResNet
 from jaxunlearn.names import resolve
 from jaxunlearn.rules import Rule
@@ -191,12 +190,11 @@ def _call(target: Callable, options: dict[str, Any]) -> tuple[Any, set[str]]:
 
 def _parameters(target: Callable) -> list[inspect.Parameter]:
     """What a class or function takes."""
-    nnx = sys.modules.get("flax.nnx")
     partial = functools.partial(target)
     made = partial.func
-    if nnx and isinstance(made, type) and issubclass(made, nnx.Module):
+    if makes_nnx(made):
         # The class itself would show what its metaclass takes, which is anything.
-        partial = functools.partial(made.__init__, None, *partial.args, **partial.keywords)  # type: ignore[misc]
+        partial = functools.partial(made.__init__, None, *partial.args, **partial.keywords)  # type: ignore[call-arg]
     return list(inspect.signature(partial).parameters.values())
 
 
@@ -210,7 +208,7 @@ def as_model(made: Any) -> Model:
     Raises:
       UserError: it is none of these.
     """
-    if isinstance(made, nn.Module | functools.partial) or is_nnx(made):
+    if isinstance(made, nn.Module | functools.partial) or is_nnx(made) or makes_nnx(made):
         made = from_flax(made)
     if type(made) is tuple and len(made) in (2, 3):  # (init, apply), and perhaps features
         made = Model(*made)

@@ -18,7 +18,9 @@ SIZES = (8, 28, 32, 64, 224)  # of images to try, to tell why a model fails
 
 
 @functools.lru_cache
-def dry_run(name: str, model: Model, shape: tuple[int, ...], num_classes: int) -> None:
+def dry_run(
+    name: str, model: Model, shape: tuple[int, ...], num_classes: int, wider: bool = False
+) -> None:
     """Traces the model's initial variables, an evaluation, and a training step's gradient; once.
 
     Args:
@@ -26,6 +28,7 @@ def dry_run(name: str, model: Model, shape: tuple[int, ...], num_classes: int) -
       model: its functions.
       shape: of an image, (H, W, C).
       num_classes: how many logits an image must get.
+      wider: whether it may get more, as of a model that was trained for other classes besides.
 
     Raises:
       UserError: the model fails, or does not keep what `Model` says.
@@ -33,16 +36,16 @@ def dry_run(name: str, model: Model, shape: tuple[int, ...], num_classes: int) -
     what = f"model {name!r}"
     size = " x ".join(map(str, shape))
     try:
-        _trace(model, shape, num_classes)
+        _trace(model, shape, num_classes, wider)
     except UserError as error:
         raise UserError(f"{what}, on images of {size}: {error}") from error
     except Exception as error:  # the user's own code, which may raise anything
         problem = f"{type(error).__name__}: {one_line(error)}"
-        hint = _hint(model, shape, num_classes)
+        hint = _hint(model, shape, num_classes, wider)
         raise UserError(f"{what} fails on images of {size}: {problem}{hint}") from error
 
 
-def _trace(model: Model, shape: tuple[int, ...], num_classes: int) -> None:
+def _trace(model: Model, shape: tuple[int, ...], num_classes: int, wider: bool) -> None:
     """Raises at the first thing that is wrong."""
     # One image, as evaluation must take it; and a batch that is no square with the classes.
     one, batch = (
@@ -55,7 +58,7 @@ def _trace(model: Model, shape: tuple[int, ...], num_classes: int) -> None:
 
     def evaluate(variables, images):
         given = model.apply(variables, images, False, None)
-        _check_output(given, images, num_classes, state, "evaluation")
+        _check_output(given, images, num_classes, wider, state, "evaluation")
         return given
 
     for empty in _emptied(jax.make_jaxpr(evaluate)(variables, one).jaxpr):
@@ -64,7 +67,7 @@ def _trace(model: Model, shape: tuple[int, ...], num_classes: int) -> None:
     def train(params, state, images, key):
         def loss(params):
             given = model.apply({"params": params, **state}, images, True, key)
-            _check_output(given, images, num_classes, state, "training")
+            _check_output(given, images, num_classes, wider, state, "training")
             return jnp.sum(given[0]), given[1]
 
         return jax.grad(loss, has_aux=True)(params)
@@ -98,7 +101,7 @@ def _check_variables(variables: Any) -> None:
 
 
 def _check_output(
-    given: Any, images: Any, num_classes: int, state: dict[str, Any], mode: str
+    given: Any, images: Any, num_classes: int, wider: bool, state: dict[str, Any], mode: str
 ) -> None:
     """Raises unless this is (logits [N, num_classes], the state in its old shapes)."""
     count = len(images)
@@ -111,7 +114,8 @@ def _check_output(
             f"in {mode} it gives {_shown(logits)} for {count} images; return nothing but the "
             f"logits, {wanted}"
         )
-    if logits.shape != (count, num_classes):
+    enough = wider and logits.ndim == 2 and logits.shape[1] > num_classes
+    if logits.shape != (count, logits.shape[1] if enough else num_classes):
         raise UserError(
             f"in {mode} it gives {_shown(logits)} for {count} images of {num_classes} classes; "
             f"return one logit for each class, {wanted}, as many as num_classes says"
@@ -154,20 +158,20 @@ def _emptied(jaxpr: Any) -> Iterator[str]:
                     yield _shown(operand.aval)
 
 
-def _hint(model: Model, shape: tuple[int, ...], num_classes: int) -> str:
+def _hint(model: Model, shape: tuple[int, ...], num_classes: int, wider: bool) -> str:
     """The first shape of image that a failing model does take, as the end of the message."""
     height, width, channels = shape
     others = [(size, size, channels) for size in SIZES]
     others += [(height, width, other) for other in (1, 3)]
     for other in others:
-        if other != shape and _passes(model, other, num_classes):
+        if other != shape and _passes(model, other, num_classes, wider):
             return f"; it takes images of {' x '.join(map(str, other))}"
     return ""
 
 
-def _passes(model: Model, shape: tuple[int, ...], num_classes: int) -> bool:
+def _passes(model: Model, shape: tuple[int, ...], num_classes: int, wider: bool) -> bool:
     try:
-        _trace(model, shape, num_classes)
+        _trace(model, shape, num_classes, wider)
     except Exception:  # the user's own code, which may raise anything
         return False
     return True

@@ -144,6 +144,12 @@ def is_nnx(value: Any) -> bool:
     return nnx is not None and isinstance(value, nnx.Module)
 
 
+def makes_nnx(value: Any) -> bool:
+    """Whether this is a class of nnx modules."""
+    nnx = sys.modules.get("flax.nnx")
+    return nnx is not None and isinstance(value, type) and issubclass(value, nnx.Module)
+
+
 class Modes(NamedTuple):
     """The arguments of a module's call that say whether it trains: see `MODES`.
 

@@ -39,14 +39,13 @@ def from_nnx(make: Callable[..., Any], init: Callable | None, features: Callable
 
     def start(key, images):
         del images
-        _, params, _, state = _split(made(key))
-        return {"params": _nested(params), **_collection(_nested(state))}
+        return variables(made(key))
 
-    def apply(variables, images, train, key=None):
+    def apply(values, images, train, key=None):
         graph, params, streams, state = _split(nnx.eval_shape(lambda: made(0)))
-        held = variables.get(STATE, {})
+        held = values.get(STATE, {})
         before = (
-            _filled(params, variables["params"]),
+            _filled(params, values["params"]),
             _seeded(streams, jax.random.key(0) if key is None else key),
             _filled(state, held),
         )
@@ -57,8 +56,8 @@ def from_nnx(make: Callable[..., Any], init: Callable | None, features: Callable
         _, _, drawn, new = _split(module)
         if train:
             kept = flatten_dict(held)
-            values = {path: leaf for path, leaf in _flat(new).items() if path in kept}
-            return logits, _collection(unflatten_dict(values))
+            left = {path: leaf for path, leaf in _flat(new).items() if path in kept}
+            return logits, _collection(unflatten_dict(left))
         if _changed(old[1], drawn):
             raise UserError(DRAWS)
         if _changed(old[2], new):
@@ -66,6 +65,37 @@ def from_nnx(make: Callable[..., Any], init: Callable | None, features: Callable
         return logits, _collection(held)
 
     return Model(init or start, apply, features)
+
+
+def from_instance(module: nnx.Module) -> Model:
+    """The model of an nnx module that has its parameters, which are left aside: see `variables`.
+
+    It cannot be drawn anew: initial parameters are NaN, so that whatever trains from them stops.
+    """
+
+    def start(key, images):
+        del key, images
+
+        def unknown(leaf: jax.Array) -> jax.Array:
+            floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+            return jnp.full(leaf.shape, jnp.nan if floating else 0, leaf.dtype)
+
+        return jax.tree.map(unknown, variables(module))
+
+    return from_nnx(lambda rngs: nnx.clone(module), start, None)
+
+
+def variables(module: nnx.Module) -> dict[str, Any]:
+    """Those of an nnx module, as the model that `from_nnx` makes of its class has them."""
+    _, params, _, state = _split(module)
+    return {"params": _nested(params), **_collection(_nested(state))}
+
+
+def with_variables(module: nnx.Module, values: dict[str, Any]) -> nnx.Module:
+    """A copy of an nnx module with other variables; its streams of random numbers are the same."""
+    graph, params, streams, state = _split(nnx.clone(module))
+    filled = _filled(params, values["params"]), _filled(state, values.get(STATE, {}))
+    return nnx.merge(graph, filled[0], streams, filled[1])
 
 
 def _split(module: nnx.Module) -> Any:

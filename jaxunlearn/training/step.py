@@ -183,7 +183,7 @@ def start_state(variables: Variables, setup: Setup, mesh: Mesh) -> TrainState:
     return devices.replicate(state, mesh)
 
 
-def num_logits(model: Model, variables: Variables, images: jax.Array) -> int:
+def num_logits(model: Model, variables: Variables, images: Any) -> int:
     """How many logits the model gives, without computing them."""
     logits, _ = jax.eval_shape(lambda v, x: model.apply(v, x, False, None), variables, images)
     return logits.shape[-1]
