@@ -39,6 +39,7 @@ SETS = (48, 20, 24)  # train, val and test of the file; 20% of train are forgott
         ("salun", {**FAST, "mask": {"ratio": 0.5}}, padded(10) + 2 * padded(48)),
         ("neggrad_plus", FAST, 2 * 2 * padded(38)),  # a retain and a forget batch in each step
         ("ssd", {"batch_size": 16}, None),
+        ("noisy_finetune", {**FAST, "steps": 5}, 5 * 16 + 2 * padded(38)),
         ("scrub", {**FAST, "max_epochs": 1, "rewind": False}, 2 * padded(38) + padded(10)),
         (
             "scrub",

@@ -189,6 +189,37 @@ def test_noise_has_its_standard_deviation_and_every_leaf_its_own():
     assert abs(np.corrcoef(a, b)[0, 1]) < 0.06
 
 
+def test_weight_decay_as_a_link_is_added_after_a_clip():
+    clip, decay = training.clip_norm(1.0), training.add_decay(0.5)
+    gradient, params = {"a": jnp.array([8.0])}, {"a": jnp.array([-4.0])}
+    for link in (clip, decay):
+        gradient = link.apply(gradient, params, link.data, KEY)
+    assert gradient["a"].tolist() == [-1.0]
+
+
+def test_a_plain_pass_leaves_the_optimizer_aside():
+    """One of SGD without momentum and decay, whatever the run's is, whose state it keeps."""
+    action = training.Pass(
+        training.cross_entropy, np.arange(32), toy.task().labels, 0.1, plain=True
+    )
+    expected = train([dataclasses.replace(action, plain=False)], linear()).variables
+    for changes in ({"momentum": 0.9, "weight_decay": 0.1}, {"optimizer": "adam"}):
+        task = toy.linear_task(**changes)
+        found = train([action], task).variables["params"]["w"]
+        np.testing.assert_allclose(found, expected["params"]["w"], rtol=1e-6)
+    # Momentum from before goes on after it.
+    task = toy.linear_task(momentum=0.9)
+    still = dataclasses.replace(action, plain=False, lr=0.0)
+    tail = dataclasses.replace(action, plain=False, objective=nothing)
+    moved = train([still, dataclasses.replace(action, lr=0.0), tail], task).variables["params"]["w"]
+    assert np.abs(np.asarray(moved) - task.original["params"]["w"]).max() > 1e-3
+
+
+def nothing(params, logits, batch, context):
+    """A loss without a gradient: only momentum moves."""
+    return 0.0 * jnp.sum(params["w"])
+
+
 def test_the_proximal_step_by_hand():
     link = training.shrink_to({"a": jnp.array([1.0, 1.0, 1.0])}, 0.25)
     value = {"a": jnp.array([2.0, 1.125, 0.0])}

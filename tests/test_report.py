@@ -567,6 +567,14 @@ def test_claims_are_kept_by_seed_and_worded():
     assert "none · noisy claims epsilon 1, delta 1e-05." in text
 
 
+def test_a_claims_caveat_is_a_sentence_and_its_sections_are_left_to_the_file():
+    claims = {"epsilon": 1.0, "trail": {"mu": 0.25}, "caveat": "Not against the curious."}
+    report = example(methods=("noisy",), claims=[claims])
+    assert report["models"]["noisy"]["per_seed"][0]["claims"] == claims
+    text = terminal.markdown_table(report)
+    assert "noisy claims epsilon 1. Not against the curious." in text and "0.25." not in text
+
+
 def test_a_narrow_terminal_breaks_at_a_change_of_group():
     sheet = sheets._experiment_sheet(example(seeds=3, methods=("salun",)))
     for width, first in ((90, ["UA", "FNR"]), (70, ["UA", "FNR", "RTE"])):

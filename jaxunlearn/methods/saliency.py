@@ -106,6 +106,8 @@ def masked(
 ) -> Generator[Action, float | None, Any]:
     """A method's actions under a mask: what it does not mark stays the original's.
 
+    The method's claims are dropped: what it proves is not proved of weights that it did not make.
+
     Args:
       actions: the method.
       task: its inputs.
@@ -116,8 +118,8 @@ def masked(
     while True:
         try:
             action = next(actions) if reply is None else actions.send(reply)  # type: ignore
-        except StopIteration as stop:
-            return stop.value
+        except StopIteration:
+            return None
         if mask is None:
             mask = make_mask()
         if isinstance(action, Pass) and compat:
@@ -133,4 +135,6 @@ def _held(new: Any, mask: Any, original: Any) -> Any:
     """What replaces variables, or the function that makes it, with frozen weights as they were."""
     if callable(new):
         return lambda variables: _held(new(variables), mask, original)
+    if "params" not in new:
+        return new
     return {**new, "params": only_marked(np.where, mask, new["params"], original)}

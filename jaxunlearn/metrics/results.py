@@ -14,7 +14,8 @@ has "requests", the `Requests` of a sequence. Values are dicts whose keys and un
                      convolution
     made_by          the method and its settings, with the SHA-256 of files in place of paths
     key              of the model in the store
-    claims           what the method claims of its own result, such as {"epsilon": 1.0}
+    claims           what the method claims of its own result, such as {"epsilon": 1.0}; under
+                     "caveat", in words, what that does not promise
     intervals        of a sequence: one seed's intervals of what it has lost, over test images
 
 `gaps` and `avg_gap` are there only if there is a retrained model. An undefined value is None.

@@ -567,13 +567,20 @@ def claims(models: Mapping[str, Model]) -> list[str]:
         texts = {}
         for values in model["per_seed"]:
             if values.get("claims"):
-                claims = [f"{key} {_claim(value)}" for key, value in values["claims"].items()]
-                texts[values.get("seed")] = ", ".join(claims)
+                texts[values.get("seed")] = _worded(values["claims"])
         if len(set(texts.values())) == 1 and len(texts) == len(model["per_seed"]):
-            notes.append(f"{name} claims {next(iter(texts.values()))}.")
+            notes.append(f"{name} claims {next(iter(texts.values()))}")
         else:
-            notes += [f"{name} (seed {seed}) claims {text}." for seed, text in texts.items()]
+            notes += [f"{name} (seed {seed}) claims {text}" for seed, text in texts.items()]
     return notes
+
+
+def _worded(claims: Mapping[str, Any]) -> str:
+    """Claims in a sentence, and their caveat after it; sections are left to metrics.json."""
+    values = {key: value for key, value in claims.items() if not isinstance(value, Mapping)}
+    caveat = values.pop("caveat", "")
+    said = ", ".join(f"{key} {_claim(value)}" for key, value in values.items())
+    return f"{said}. {caveat}".rstrip()
 
 
 def _claim(value: Any) -> str:

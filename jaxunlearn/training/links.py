@@ -45,14 +45,29 @@ def keep(mask: Any, gradient: bool = False) -> Link:
     return Link(_only if gradient else _keep, mask)
 
 
-def _clip_norm(value: Any, params: Any, most: jax.Array, key: jax.Array) -> Any:
+def clipped(value: Any, most: float | jax.Array) -> Any:
+    """The pytree of arrays, scaled down to a 2-norm, over all of them, of at most `most`."""
+    # Π_c(v) = v · min(1, c / ‖v‖₂)
     factor = jnp.minimum(1.0, most / jnp.maximum(optax.tree.norm(value), 1e-30))
     return jax.tree.map(lambda v: v * factor, value)
+
+
+def _clip_norm(value: Any, params: Any, most: jax.Array, key: jax.Array) -> Any:
+    return clipped(value, most)
 
 
 def clip_norm(most: float) -> Link:
     """Scales the gradient, or the parameters, down to a global 2-norm of at most `most`."""
     return Link(_clip_norm, np.float32(most))
+
+
+def _add_decay(gradient: Any, params: Any, rate: jax.Array, key: jax.Array) -> Any:
+    return jax.tree.map(lambda g, p: g + rate * p, gradient, params)
+
+
+def add_decay(rate: float) -> Link:
+    """Adds `rate` · parameters to the gradient: weight decay, here after a clip, say."""
+    return Link(_add_decay, np.float32(rate))
 
 
 def _add_noise(value: Any, params: Any, sigma: jax.Array, key: jax.Array) -> Any:

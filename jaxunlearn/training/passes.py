@@ -96,6 +96,8 @@ class Pass:
       before: links on the gradient, before the optimizer.
       after: links on the new parameters, after the update.
       train: False: the model stays in evaluation mode, its batch statistics used and left alone.
+      plain: True: the update is −lr · what the links before it give; the run's optimizer, with its
+        momentum and weight decay, stands aside, and its state is left alone.
       examples: more arrays `[N, ...]` that the objective wants of each example, by name.
       context: any pytree of arrays that the objective wants whole, such as a teacher's variables.
       images: images of the method's own, float32 `[K, H, W, C]` in levels of 0 to 255. They follow
@@ -112,6 +114,7 @@ class Pass:
     before: tuple[Link, ...] = ()
     after: tuple[Link, ...] = ()
     train: bool = True
+    plain: bool = False
     examples: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     context: Any = ()
     images: np.ndarray | None = None
@@ -126,6 +129,8 @@ class Pass:
 @dataclasses.dataclass(frozen=True)
 class Replace:
     """Replace the model's variables; the optimizer's state is reset.
+
+    Collections that are not among the new ones, such as the parameters, stay as they are.
 
     Attributes:
       variables: by these; or by what this function makes of the present ones, numpy arrays.

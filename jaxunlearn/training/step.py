@@ -94,6 +94,7 @@ class Kind(NamedTuple):
 
     objective: Objective
     train: bool
+    plain: bool
     before: tuple[Callable, ...]
     after: tuple[Callable, ...]
     model: Model | None
@@ -104,7 +105,7 @@ class Kind(NamedTuple):
         before, after = (
             tuple(link.apply for link in links) for links in (action.before, action.after)
         )
-        return cls(action.objective, action.train, before, after, action.model)
+        return cls(action.objective, action.train, action.plain, before, after, action.model)
 
 
 def fresh(bench: Bench, seed: int) -> Variables:
@@ -289,7 +290,10 @@ def make_step(setup: Setup, kind: Kind) -> Callable:
         )
         gradient_norm = optax.tree.norm(gradient)
         gradient = _chain(kind.before, epoch.before, gradient, state.params, part_key(key, "g"))
-        direction, opt_state = tx.update(gradient, state.opt_state, state.params)
+        if kind.plain:
+            direction, opt_state = gradient, state.opt_state
+        else:
+            direction, opt_state = tx.update(gradient, state.opt_state, state.params)
         # Parameters and moments can overflow where the loss has not yet.
         moments = [x for x in jax.tree.leaves(model_state) if jnp.issubdtype(x.dtype, jnp.floating)]
         norms = (loss, gradient_norm, epoch.lr * optax.tree.norm(direction), *map(jnp.sum, moments))
