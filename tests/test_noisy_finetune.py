@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import toy
 from scipy import integrate, optimize, stats
@@ -394,8 +395,26 @@ def test_a_model_that_reads_what_earlier_steps_left_behind_is_refused():
     model = models.from_flax(Remembers())
     original = model.init(stage_key("init", 0, 0), np.zeros((1, 8, 8, 1), np.float32))
     task = toy.task(the_setup=toy.setup(model=model), original=jax.device_get(original))
-    with pytest.raises(UserError, match="in training the model reads its collections memory"):
+    with pytest.raises(UserError, match="in training the model reads its memory"):
         toy.unlearn("noisy_finetune", task)
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_bits():
+    task, points = toy.linear_task(), []
+    where = {"stage": "unlearn", "seed": 0}
+    args = (task.original, task.bench)
+
+    def actions():
+        return METHOD.passes(task, settings())
+
+    def keep(point):  # the next step donates the arrays
+        points.append(point._replace(state=[np.array(leaf) for leaf in point.state]))
+
+    whole = training.run(actions(), *args, **where, checkpoint=keep)
+    assert len(points) == 5  # three noisy passes, two of fine-tuning
+    for point in points:
+        again = training.run(actions(), *args, **where, resume=point)
+        assert toy.same_bits(again.variables, whole.variables) and again.claims == whole.claims
 
 
 def test_batches_are_of_retain_alone_and_as_many_as_asked():
@@ -409,6 +428,46 @@ def test_batches_are_of_retain_alone_and_as_many_as_asked():
     moved = toy.task(forget=np.arange(30, 40), retain=np.arange(30))
     here, there = (next(noisy_finetune.batches_of(each, 2)) for each in (task, moved))
     assert (here - 10 == there).all()
+
+
+# The head alone.
+
+
+def test_of_the_head_alone_nothing_else_moves():
+    task = toy.task()
+    values = {"part": "head", "backbone_never_saw_forget": True, "lr": 0.05}
+    result = toy.unlearn("noisy_finetune", task, **values)
+    found, original = jax.device_get(result.variables), toy.initial()
+    assert set(original["params"]) > {"Dense_0"}
+    for name, tree in found["params"].items():
+        assert toy.same_bits(tree, original["params"][name]) is (name != "Dense_0")
+    assert toy.same_bits(found["batch_stats"], original["batch_stats"])
+    assert not np.allclose(found["params"]["Dense_0"]["bias"], 0)
+    assert result.claims["part"] == "head"
+    assert "what its owner says" in result.claims["caveat"]
+    assert "owner" not in toy.unlearn("noisy_finetune", toy.linear_task()).claims["caveat"]
+
+
+def test_of_the_head_alone_the_norms_are_the_heads():
+    task = toy.task()
+    values = {"part": "head", "start_norm": 0.1, "gradient_norm": 0.02, "steps": 1, "decay": 3.0}
+    start, action, *_ = METHOD.passes(task, settings(**values, noisy_lr=0.1))
+    (noise, keep) = action.after
+    begin = start.variables["params"]["Dense_0"]
+    assert optax.tree.norm(begin) == pytest.approx(0.1, rel=1e-5)
+    assert "batch_stats" not in start.variables
+    # Were the norm that of all gradients, the head's would be less: C1 is below either.
+    quiet = dataclasses.replace(action, after=(keep,))
+    result = training.run([start, quiet], task.original, task.bench, stage="unlearn", seed=0)
+    end = jax.device_get(result.variables)["params"]["Dense_0"]
+    clipped = jax.tree.map(lambda a, b: (a - b) / 0.1 - 3.0 * a, begin, end)
+    assert optax.tree.norm(clipped) == pytest.approx(0.02, rel=1e-3)
+    assert noise.data == np.float32(noisy_finetune.proof(settings(**values, noisy_lr=0.1))[1])
+
+
+def test_a_model_without_features_has_no_head_to_tell():
+    with pytest.raises(UserError, match="part='head' needs a model with features"):
+        toy.unlearn("noisy_finetune", toy.linear_task(), part="head")
 
 
 # The claim.
@@ -443,6 +502,15 @@ def test_nothing_done_and_nothing_claimed_without_epochs_and_nothing_claimed_und
     "changes, message",
     [
         ({"mask": {"ratio": 0.5}}, r"cannot be masked, got mask\.ratio=0\.5"),
+        ({"part": "head"}, "proves nothing of an original whose .* backbone_never_saw_forget=True"),
+        (
+            {
+                "part": "head",
+                "backbone_never_saw_forget": True,
+                "mechanism": "model_clipping",
+            },
+            "part='head' needs mechanism='gradient_clipping', got 'model_clipping'",
+        ),
         ({"noisy_lr": 0.1, "decay": 11.0}, r"at most 1, got 0\.1 · 11\.0"),
         (
             {"mechanism": "model_clipping", "model_norm": 500.0},
@@ -454,6 +522,7 @@ def test_settings_that_prove_nothing_are_a_users_error(changes, message):
     with pytest.raises(UserError, match=message):
         METHOD.check(settings(**changes), None, ())
     METHOD.check(settings(), None, ())
+    METHOD.check(settings(part="head", backbone_never_saw_forget=True), None, ())
 
 
 @pytest.mark.parametrize(

@@ -17,13 +17,17 @@ A claim needs settings that were chosen without a look at the original or the fo
 rounded from the original's included. Running statistics are averages over the forget set too: they
 start anew, twice. No mask: it comes from the forget set, and freezes the original's weights.
 
+`part = "head"` trains the last layer alone, in all passes, and what is claimed is of that layer.
+The rest stays the original's, running statistics included: none of it must have seen the forget
+set, as features learnt on another data set have not, which only its owner can say.
+
 Where it fails: every parameter gets the noise, so that a network of millions loses what it knew.
 Then this is retraining for `epochs`, from an unusual start. The defaults are of the published ones
 (their grids go over all but ε, δ and batch size); there the fine-tuning has no momentum, and a rate
 of at most 0.1.
 """
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import jax
@@ -38,13 +42,15 @@ from jaxunlearn.keys import stage_rng
 from jaxunlearn.methods import accountant
 from jaxunlearn.methods.task import Task
 from jaxunlearn.rules import Rule, Unread
-from jaxunlearn.training.links import add_decay, add_noise, clip_norm, clipped
-from jaxunlearn.training.passes import Link, Pass, Replace, cross_entropy
+from jaxunlearn.training.links import add_decay, add_noise, clip_norm, clipped, keep
+from jaxunlearn.training.passes import Link, Pass, Replace, Variables, cross_entropy
 
 NEEDS = ("retain", "labels")
 COST = "E · (1 − f), and the noisy steps"
 DEFAULTS = {
     "mechanism": "gradient_clipping",  # or model_clipping
+    "part": "all",  # what is trained and certified; or head, the last layer
+    "backbone_never_saw_forget": False,  # of head: True where its owner says so of all else
     "epsilon": 1.0,  # ε, as claimed
     "delta": 1e-5,  # δ, as claimed
     "noisy_lr": 1e-3,  # η
@@ -58,8 +64,10 @@ DEFAULTS = {
     "lr": 0.01,  # of fine-tuning, as are optimizer, momentum and weight_decay
 }
 MECHANISMS = ("gradient_clipping", "model_clipping")
+PARTS = ("all", "head")
 RULES = {
     "mechanism": rules.one_of(MECHANISMS),
+    "part": rules.one_of(PARTS),
     "epsilon": Rule(lambda value: 0 < value <= 100, "more than 0, and at most 100"),
     "delta": Rule(lambda value: 0 < value < 1, "more than 0 and less than 1"),
     "noisy_lr": rules.above(0),
@@ -85,6 +93,9 @@ READS = {
             "set mechanism='model_clipping'",
         ),
     ),
+    "backbone_never_saw_forget": Unread(
+        lambda settings: settings.part == "head", "set part='head'"
+    ),
 }
 CAVEAT = (
     "The two bound how well anyone who sees this one result can tell it from that of the same "
@@ -93,6 +104,8 @@ CAVEAT = (
     "(the noise is drawn from it), or who sees a second result, of another seed or other settings. "
     "The settings must have been chosen without a look at original or the forget set."
 )
+
+OF_HEAD = " It is of the head alone: that the rest never saw the forget set is what its owner says."
 
 
 def check(settings: Any, dataset: Dataset, policies: Any) -> None:
@@ -107,6 +120,18 @@ def check(settings: Any, dataset: Dataset, policies: Any) -> None:
             f"noisy_finetune: noisy_lr · decay must be at most 1, got {settings.noisy_lr} · "
             f"{settings.decay}; lower one of them"
         )
+    if settings.part == "head":
+        if not settings.backbone_never_saw_forget:
+            raise UserError(
+                "noisy_finetune with part='head' proves nothing of an original whose other layers "
+                "were trained on the forget set, as one that is trained here was; set "
+                "backbone_never_saw_forget=True if yours were not, or part='all'"
+            )
+        if settings.mechanism != "gradient_clipping":
+            raise UserError(
+                "noisy_finetune with part='head' needs mechanism='gradient_clipping', got "
+                f"{settings.mechanism!r}; set it, or part='all'"
+            )
     proof(settings)
 
 
@@ -141,11 +166,12 @@ def proof(settings: Any) -> tuple[int, float, dict[str, Any]]:
     claims = {
         "epsilon": epsilon,
         "delta": delta,
+        "part": settings.part,
         "mechanism": settings.mechanism,
         "sigma": sigma,
         "steps": steps,
         "trail": {**trail, "lr": settings.noisy_lr, "decay": settings.decay},
-        "caveat": CAVEAT,
+        "caveat": CAVEAT + OF_HEAD * (settings.part == "head"),
     }
     return steps, sigma, claims
 
@@ -159,45 +185,72 @@ def batches_of(task: Task, steps: int) -> Iterator[np.ndarray]:
         steps, epoch = steps - -(-len(order) // size), epoch + 1
 
 
+def read_by(function: Callable, task: Task) -> Variables:
+    """Which of the model's variables `function(variables, images, key)` reads: booleans."""
+    images = jax.ShapeDtypeStruct((2, *task.bench.images.shape[1:]), jnp.float32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    traced = jax.make_jaxpr(function)(task.original, images, key)
+    _, read = partial_eval.dce_jaxpr(traced.jaxpr, [True])
+    leaves, structure = jax.tree.flatten(task.original)
+    return jax.tree.unflatten(structure, read[: len(leaves)])
+
+
 def check_state(task: Task) -> None:
     """Raises where a step would read, besides the parameters, what earlier steps left behind."""
-    model, images = task.bench.setup.model, task.bench.images
-    state = {name: tree for name, tree in task.original.items() if name != "params"}
-    seen = jax.ShapeDtypeStruct((2, *images.shape[1:]), jnp.float32)
-
-    def logits(state, params, seen, key):
-        return model.apply({"params": params, **state}, seen, True, key)[0]
-
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    traced = jax.make_jaxpr(logits)(state, task.original["params"], seen, key)
-    _, read = partial_eval.dce_jaxpr(traced.jaxpr, [True])
-    if any(read[: len(jax.tree.leaves(state))]):
+    apply = task.bench.setup.model.apply
+    read = read_by(lambda variables, images, key: apply(variables, images, True, key)[0], task)
+    names = [name for name in read if name != "params" and any(jax.tree.leaves(read[name]))]
+    if names:
         raise UserError(
-            "noisy_finetune: in training the model reads its collections "
-            f"{', '.join(sorted(state))}, which carry earlier steps around the noise, so that "
-            "nothing would be proved; only what evaluation reads, as of batch norm, may lie there"
+            f"noisy_finetune: in training the model reads its {', '.join(names)}, which carry "
+            "earlier steps around the noise, so that nothing would be proved; choose a model "
+            "whose training reads parameters alone, as with batch norm, or another method"
         )
+
+
+def head(task: Task) -> Any:
+    """Marks the parameters that the model's features do not read: booleans shaped like them."""
+    features = task.bench.setup.model.features
+    read = None
+    if features is not None:
+        read = read_by(lambda variables, images, key: features(variables, images), task)["params"]
+    if read is None or all(jax.tree.leaves(read)):
+        raise UserError(
+            "noisy_finetune with part='head' needs a model with features, so that its last layer "
+            "is known; give the model's `features`, or set part='all'"
+        )
+    params = task.original["params"]
+    return jax.tree.map(lambda leaf, seen: np.full(np.shape(leaf), not seen), params, read)
 
 
 def passes(task: Task, config: Any) -> Generator[Pass | Replace, None, dict[str, Any]]:
     """Noisy steps from the original's parameters alone, then fine-tuning; returns its claims."""
     if not config.epochs:
         return {}
-    check_state(task)
     steps, sigma, claims = proof(config)
-    fresh = task.fresh()
-    state = {name: tree for name, tree in fresh.items() if name != "params"}
     params = task.original["params"]
     before: tuple[Link, ...] = (add_decay(config.decay),)
     after: tuple[Link, ...] = (add_noise(sigma),)
+    if config.part == "head":
+        mask, state = head(task), {}
+        frozen: tuple[Link, ...] = (keep(mask),)
+        moving = jax.tree.map(lambda p, m: np.where(m, p, 0), params, mask)
+    else:
+        check_state(task)
+        frozen, moving = (), params
+        state = {name: tree for name, tree in task.fresh().items() if name != "params"}
     if config.mechanism == "gradient_clipping":
         # x₀ = Π_C0(θo); x ← x − η·(Π_C1(g) + λ·x) + N(0, σ²)
-        params = jax.tree.map(np.asarray, clipped(params, config.start_norm))
+        moving = clipped(moving, config.start_norm)
         before = (clip_norm(config.gradient_norm), *before)
     else:
         # x₀ = θo; x ← Π_C2(x − η·(g + λ·x)) + N(0, σ²)
         after = (clip_norm(config.model_norm), *after)
-    yield Replace({"params": params, **state})
+    if frozen:
+        before = (keep(mask, gradient=True), *before)
+        moving = jax.tree.map(np.where, mask, moving, params)
+    train = not frozen
+    yield Replace({"params": jax.tree.map(np.asarray, moving), **state})
     portions = list(batches_of(task, steps))
     total = len(portions) + config.epochs
     for indices in portions:
@@ -208,10 +261,13 @@ def passes(task: Task, config: Any) -> Generator[Pass | Replace, None, dict[str,
             config.noisy_lr,
             total,
             before=before,
-            after=after,
+            after=(*after, *frozen),
+            train=train,
             plain=True,
         )
     yield Replace(state)  # of the noisy steps' own averages, no proof holds
     for _ in range(config.epochs):
-        yield Pass(cross_entropy, task.retain, task.labels, config.lr, total)
+        yield Pass(
+            cross_entropy, task.retain, task.labels, config.lr, total, after=frozen, train=train
+        )
     return claims
