@@ -101,10 +101,10 @@ CAVEAT = (
     "The two bound how well anyone who sees this one result can tell it from that of the same "
     "steps on retain from any other start. Nothing is promised of how close it is to retrained, "
     "nor against anyone who has original or what it predicts, who knows or can guess the seed "
-    "(the noise is drawn from it), or who sees a second result, of another seed or other settings. "
-    "The settings must have been chosen without a look at original or the forget set."
+    "(the noise is drawn from it, and these results hold it: keep both secret), or who sees a "
+    "second result, of another seed or other settings. The settings must have been chosen without "
+    "a look at original or the forget set."
 )
-
 OF_HEAD = " It is of the head alone: that the rest never saw the forget set is what its owner says."
 
 
