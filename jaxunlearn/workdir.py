@@ -163,7 +163,7 @@ def write_report(report: Results, workdir: Path) -> None:
     from jaxunlearn.report import figures, summary, terminal
 
     with _writing(workdir):
-        if "cells" not in report:  # each cell of a grid has one of its own
+        if "models" in report:  # cells of a grid and requests have one of their own
             write_text(workdir / "summary.md", summary.summary(report))
         write_text(workdir / "table.md", terminal.markdown_table(report))
         with files.whole(workdir / "figure.png", ".png") as name:

@@ -111,7 +111,7 @@ def test_who_is_forgotten_already_is_told_so_and_costs_nothing(finished):
         "Request 3: 2 of the 4 images asked for are forgotten already.",
     ]
     assert report["notes"] == said and all(f"Note: {note}" in text for note in said)
-    assert [(step["request"], step["new"]) for step in report["requests"]] == [
+    assert [(step["number"], step["new"]) for step in report["requests"]] == [
         *((1, 4), (3, 2), (4, 2)),
     ]
     assert [step["split"]["forget"] for step in report["requests"]] == [4, 6, 8]
@@ -316,11 +316,11 @@ def changed(report, request, mean, interval):
             for values in model["per_seed"]:
                 values["n"]["test"] = 600
                 values["counts"] = {"tp": 90, "fn": 10, "fp": 50, "tn": 450}
-        if step["request"] == request:
+        if step["number"] == request:
             step["models"]["salun"]["mean"].update(mean)
             step["models"]["salun"]["interval"].update(interval)
     asked = [
-        results.Asked(step["request"], step["new"], step["folder"]) for step in made["requests"]
+        results.Asked(step["number"], step["new"], step["folder"]) for step in made["requests"]
     ]
     return made["requests"], asked
 

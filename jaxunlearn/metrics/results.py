@@ -186,12 +186,12 @@ class Step(Experiment):
     """The results after one request of a sequence, with all that it has forgotten as forget.
 
     Attributes:
-      request: its number in the config, from 1.
+      number: of the request in the config, from 1.
       new: the number of images that it took.
       folder: of the step's own results, relative to the sequence's.
     """
 
-    request: int
+    number: int
     new: int
     folder: str
 
@@ -231,7 +231,7 @@ class Judged(NamedTuple):
 class Asked(NamedTuple):
     """A request of a sequence; the attributes are those of `Step`."""
 
-    request: int
+    number: int
     new: int
     folder: str
 
@@ -525,7 +525,7 @@ def _losses(step: Step, method: str, budget: Mapping[str, float]) -> list[verdic
         for scenario in scenarios:
             path = (key, scenario) if scenario else (key,)
             loss = verdicts.Loss(
-                request=step["request"],
+                request=step["number"],
                 because=" ".join(path),
                 by=dig(model["mean"], path),
                 interval=dig(model["interval"], path),

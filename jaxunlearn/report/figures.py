@@ -177,7 +177,7 @@ def _draw_course(axis: "Axes", report: Requests, panel: tuple[str, ...]) -> None
             value = dig(step["models"][name]["mean"], panel)
             interval = dig(step["models"][name]["interval"], panel) or (value, value)
             if value is not None:
-                x.append(step["request"] + 0.06 * (place - (len(names) - 1) / 2))
+                x.append(step["number"] + 0.06 * (place - (len(names) - 1) / 2))
                 y.append(metric.scale * value)
                 reach.append([max(value - interval[0], 0), max(interval[1] - value, 0)])
         if x:
@@ -188,7 +188,7 @@ def _draw_course(axis: "Axes", report: Requests, panel: tuple[str, ...]) -> None
         axis.axhline(most, linestyle="--", color=GREY, linewidth=1.2)
     axis.set_title(" ".join([metric.header, *panel[1:]]), fontsize=10)
     axis.set_ylabel("points" if metric.unit == "percentage points" else metric.unit)
-    axis.set_xticks([step["request"] for step in steps])
+    axis.set_xticks([step["number"] for step in steps])
 
 
 def _share(axes: Any) -> None:

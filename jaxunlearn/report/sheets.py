@@ -193,7 +193,7 @@ def _stacked(
 
 def _requests_sheet(report: Requests) -> Sheet:
     """The table of a sequence: every model after each of its requests."""
-    steps = {str(step["request"]): step for step in report["requests"]}
+    steps = {str(step["number"]): step for step in report["requests"]}
     first, *_, last = [*steps.values(), *steps.values()]
     models, names, lines = _stacked(steps)
     # The others are in the tables of the steps.
