@@ -138,7 +138,7 @@ def _follow(task: _OnShapes, settings: Any, variables: Variables) -> None:
             task.counted.add(_pass_cost(task, action, variables), steps, size * len(streams))
         elif isinstance(action, Replace):
             new = action.variables
-            variables = {**variables, **(new(variables) if callable(new) else new)}
+            variables = new(variables) if callable(new) else new
         elif isinstance(action, Save):
             saved[action.name] = variables
         elif isinstance(action, Restore):

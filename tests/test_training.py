@@ -217,15 +217,6 @@ def test_replace_starts_over():
     assert toy.same_bits(result.variables, fresh)
 
 
-def test_replace_leaves_the_collections_that_it_lacks_alone():
-    task = toy.task()
-    state = jax.tree.map(lambda leaf: leaf + 1, toy.initial()["batch_stats"])
-    trained = train(epochs(1, task.labels)).variables
-    found = train([*epochs(1, task.labels), training.Replace({"batch_stats": state})]).variables
-    assert toy.same_bits(found["params"], trained["params"])
-    assert toy.same_bits(found["batch_stats"], state)
-
-
 def test_progress_counts_every_image_and_ends_at_one():
     calls = []
     train(epochs(2, toy.task().labels), progress=lambda *row: calls.append(row))

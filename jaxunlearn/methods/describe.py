@@ -22,8 +22,8 @@ requests whole classes; a method that is not for what is asked says so before an
 **Cost**: passes over all of train; retraining's are its epochs times 1 − f. E are the method's
 epochs, f the share of train that is to be forgotten.
 
-Any of them can be put under a saliency mask (`mask.ratio` below 1), and behind another: `method:
-("ssd", "finetune")`. Your own are `method: "mymethods:passes"`, see
+Any but noisy_finetune can be put under a saliency mask (`mask.ratio` below 1), and any behind
+another: `method: ("ssd", "finetune")`. Your own are `method: "mymethods:passes"`, see
 [CONTRIBUTING](../CONTRIBUTING.md).
 """
 

@@ -5,9 +5,9 @@ noisy steps could have had holds for the original and for a model that never saw
 whoever looks at the result tells the two apart no better than (ε, δ) allows. The fine-tuning after
 it sees nothing but retain and costs nothing. By `mechanism`:
 
-  gradient_clipping  x ← Π_C0(θo), then `steps` times x ← x − η·(Π_C1(g) + λ·x) + N(0, σ²), where σ
-                     follows from ε and δ. With one step, C1 = 0 and λ = 0 it is output perturbation
-  model_clipping     x ← Π_C2(x − η·(g + λ·x)) + N(0, σ²), as many times as ε and δ need at that σ
+- gradient_clipping: x ← Π_C0(θo), then `steps` times x ← x − η·(Π_C1(g) + λ·x) + N(0, σ²), where σ
+  follows from ε and δ; with one step, C1 = 0 and λ = 0 it is output perturbation;
+- model_clipping: x ← Π_C2(x − η·(g + λ·x)) + N(0, σ²), as many times as ε and δ need at that σ.
 
 g is the gradient of a batch of retain, Π_c scales all parameters together down to a 2-norm of c.
 What is proved, what is not, and where the published code proves less than it prints, is in
@@ -27,7 +27,8 @@ Then this is retraining for `epochs`, from an unusual start. The defaults are of
 of at most 0.1.
 """
 
-from collections.abc import Callable, Generator, Iterator
+import zlib
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import jax
@@ -39,15 +40,16 @@ from jaxunlearn import rules
 from jaxunlearn.data.dataset import Dataset
 from jaxunlearn.errors import UserError
 from jaxunlearn.keys import stage_rng
-from jaxunlearn.methods import accountant
+from jaxunlearn.methods import accountant, parts
 from jaxunlearn.methods.task import Task
 from jaxunlearn.rules import Rule, Unread
-from jaxunlearn.training.links import add_decay, add_noise, clip_norm, clipped, keep
+from jaxunlearn.training.links import add_decay, add_noise_of, clip_norm, clipped, keep
 from jaxunlearn.training.passes import Link, Pass, Replace, Variables, cross_entropy
 
 NEEDS = ("retain", "labels")
 COST = "E · (1 − f), and the noisy steps"
 DEFAULTS = {
+    "batch_size": 128,
     "mechanism": "gradient_clipping",  # or model_clipping
     "part": "all",  # what is trained and certified; or head, the last layer
     "backbone_never_saw_forget": False,  # of head: True where its owner says so of all else
@@ -185,42 +187,35 @@ def batches_of(task: Task, steps: int) -> Iterator[np.ndarray]:
         steps, epoch = steps - -(-len(order) // size), epoch + 1
 
 
-def read_by(function: Callable, task: Task) -> Variables:
-    """Which of the model's variables `function(variables, images, key)` reads: booleans."""
-    images = jax.ShapeDtypeStruct((2, *task.bench.images.shape[1:]), jnp.float32)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    traced = jax.make_jaxpr(function)(task.original, images, key)
-    _, read = partial_eval.dce_jaxpr(traced.jaxpr, [True])
-    leaves, structure = jax.tree.flatten(task.original)
-    return jax.tree.unflatten(structure, read[: len(leaves)])
-
-
 def check_state(task: Task) -> None:
     """Raises where a step would read, besides the parameters, what earlier steps left behind."""
     apply = task.bench.setup.model.apply
-    read = read_by(lambda variables, images, key: apply(variables, images, True, key)[0], task)
-    names = [name for name in read if name != "params" and any(jax.tree.leaves(read[name]))]
-    if names:
+    state = {name: tree for name, tree in task.original.items() if name != "params"}
+
+    def logits(state: Variables, params: Any, images: jax.Array, key: jax.Array) -> jax.Array:
+        return apply({"params": params, **state}, images, True, key)[0]
+
+    images = jax.ShapeDtypeStruct((2, *task.bench.images.shape[1:]), jnp.float32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    traced = jax.make_jaxpr(logits)(state, task.original["params"], images, key)
+    _, read = partial_eval.dce_jaxpr(traced.jaxpr, [True])
+    if any(read[: len(jax.tree.leaves(state))]):
         raise UserError(
-            f"noisy_finetune: in training the model reads its {', '.join(names)}, which carry "
-            "earlier steps around the noise, so that nothing would be proved; choose a model "
+            f"noisy_finetune: in training the model reads of its {', '.join(sorted(state))}, which "
+            "carry earlier steps around the noise, so that nothing would be proved; choose a model "
             "whose training reads parameters alone, as with batch norm, or another method"
         )
 
 
-def head(task: Task) -> Any:
-    """Marks the parameters that the model's features do not read: booleans shaped like them."""
-    features = task.bench.setup.model.features
-    read = None
-    if features is not None:
-        read = read_by(lambda variables, images, key: features(variables, images), task)["params"]
-    if read is None or all(jax.tree.leaves(read)):
-        raise UserError(
-            "noisy_finetune with part='head' needs a model with features, so that its last layer "
-            "is known; give the model's `features`, or set part='all'"
-        )
-    params = task.original["params"]
-    return jax.tree.map(lambda leaf, seen: np.full(np.shape(leaf), not seen), params, read)
+def stream_of(params: Any) -> int:
+    """Tells originals apart: under one seed, each meets noise of its own.
+
+    One that is itself the result of a request holds that request's noise; the same could cancel.
+    """
+    crc = 0
+    for leaf in jax.tree.leaves(params):
+        crc = zlib.crc32(np.asarray(leaf).tobytes(), crc)
+    return crc
 
 
 def passes(task: Task, config: Any) -> Generator[Pass | Replace, None, dict[str, Any]]:
@@ -228,29 +223,28 @@ def passes(task: Task, config: Any) -> Generator[Pass | Replace, None, dict[str,
     if not config.epochs:
         return {}
     steps, sigma, claims = proof(config)
-    params = task.original["params"]
+    original = task.original["params"]
     before: tuple[Link, ...] = (add_decay(config.decay),)
-    after: tuple[Link, ...] = (add_noise(sigma),)
-    if config.part == "head":
-        mask, state = head(task), {}
-        frozen: tuple[Link, ...] = (keep(mask),)
-        moving = jax.tree.map(lambda p, m: np.where(m, p, 0), params, mask)
-    else:
-        check_state(task)
-        frozen, moving = (), params
-        state = {name: tree for name, tree in task.fresh().items() if name != "params"}
+    after: tuple[Link, ...] = (add_noise_of(stream_of(original), sigma),)
     if config.mechanism == "gradient_clipping":
         # x₀ = Π_C0(θo); x ← x − η·(Π_C1(g) + λ·x) + N(0, σ²)
-        moving = clipped(moving, config.start_norm)
         before = (clip_norm(config.gradient_norm), *before)
+        most = config.start_norm
     else:
         # x₀ = θo; x ← Π_C2(x − η·(g + λ·x)) + N(0, σ²)
         after = (clip_norm(config.model_norm), *after)
-    if frozen:
-        before = (keep(mask, gradient=True), *before)
-        moving = jax.tree.map(np.where, mask, moving, params)
-    train = not frozen
-    yield Replace({"params": jax.tree.map(np.asarray, moving), **state})
+        most = np.inf
+    frozen: tuple[Link, ...] = ()
+    if config.part == "head":
+        mask, state = parts.last(original, parts.layers_of(task), 1), {}
+        before, frozen = (keep(mask, gradient=True), *before), (keep(mask),)
+        moving = jax.tree.map(lambda leaf, m: np.where(m, leaf, 0), original, mask)
+        params = jax.tree.map(np.where, mask, clipped(moving, most), original)
+        yield Replace({**task.original, "params": params})
+    else:
+        check_state(task)
+        state = {name: tree for name, tree in task.fresh().items() if name != "params"}
+        yield Replace(lambda now: {**state, "params": clipped(now["params"], most)})
     portions = list(batches_of(task, steps))
     total = len(portions) + config.epochs
     for indices in portions:
@@ -262,12 +256,14 @@ def passes(task: Task, config: Any) -> Generator[Pass | Replace, None, dict[str,
             total,
             before=before,
             after=(*after, *frozen),
-            train=train,
+            train=not frozen,
             plain=True,
         )
-    yield Replace(state)  # of the noisy steps' own averages, no proof holds
+    # The steps' own averages are not of the last x alone, which is what is proved.
+    yield Replace(lambda now: {**now, **state})
+    fine = Pass(
+        cross_entropy, task.retain, task.labels, config.lr, total, after=frozen, train=not frozen
+    )
     for _ in range(config.epochs):
-        yield Pass(
-            cross_entropy, task.retain, task.labels, config.lr, total, after=frozen, train=train
-        )
+        yield fine
     return claims

@@ -135,6 +135,4 @@ def _held(new: Any, mask: Any, original: Any) -> Any:
     """What replaces variables, or the function that makes it, with frozen weights as they were."""
     if callable(new):
         return lambda variables: _held(new(variables), mask, original)
-    if "params" not in new:
-        return new
     return {**new, "params": only_marked(np.where, mask, new["params"], original)}

@@ -97,6 +97,16 @@ def add_noise(sigma: float, mask: Any = None) -> Link:
     return Link(_add_noise_where, (mask, np.float32(sigma)))
 
 
+def _add_noise_of(value: Any, params: Any, data: Any, key: jax.Array) -> Any:
+    sigma, stream = data
+    return _add_noise(value, params, sigma, jax.random.fold_in(key, stream))
+
+
+def add_noise_of(stream: int, sigma: float) -> Link:
+    """As `add_noise`, and under one key other noise for every stream, 0 to below 2**32."""
+    return Link(_add_noise_of, (np.float32(sigma), np.uint32(stream)))
+
+
 def _shrink_to(value: Any, params: Any, data: Any, key: jax.Array) -> Any:
     anchor, amount = data
 

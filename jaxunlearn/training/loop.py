@@ -174,8 +174,8 @@ def _replaced(
     """The state after a replacement."""
     if isinstance(action, Restore):
         return _started(saved[action.name], bench)
-    new, present = action.variables, state.variables
-    return _started({**present, **(new(jax.device_get(present)) if callable(new) else new)}, bench)
+    new = action.variables
+    return _started(new(jax.device_get(state.variables)) if callable(new) else new, bench)
 
 
 def _started(variables: Variables, bench: Bench) -> TrainState:

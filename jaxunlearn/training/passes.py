@@ -130,8 +130,6 @@ class Pass:
 class Replace:
     """Replace the model's variables; the optimizer's state is reset.
 
-    Collections that are not among the new ones, such as the parameters, stay as they are.
-
     Attributes:
       variables: by these; or by what this function makes of the present ones, numpy arrays.
     """
