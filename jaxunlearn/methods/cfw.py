@@ -4,9 +4,9 @@ Third of the NeurIPS 2023 machine unlearning challenge
 (https://www.kaggle.com/competitions/neurips-2023-machine-unlearning), as in Cadet et al. 2024,
 https://arxiv.org/abs/2410.01276, and https://github.com/xcadet/deepunlearn: noise N(0, 0.6²) on the
 convolutions that its network holds directly, which of a ResNet is the first one; balanced
-cross-entropy on the retain set; and again noise N(0, 0.005²) before the last epoch, here within it,
-after its first step. The balancing weights multiply the mean of a batch, as published, so that they
-only make the step larger or smaller. The defaults are the challenge's, for a large network on
+cross-entropy on the retain set; and again noise N(0, 0.005²) before the last epoch, where here the
+optimizer starts anew. The balancing weights multiply the mean of a batch, as published, so that
+they only make the step larger or smaller. The defaults are the challenge's, for a large network on
 images of faces.
 """
 
@@ -19,11 +19,9 @@ import optax
 
 from jaxunlearn import rules
 from jaxunlearn.keys import stage_rng
-from jaxunlearn.methods import parts
-from jaxunlearn.methods.epochs import cosine, one_batch
+from jaxunlearn.methods import parts, retrain
 from jaxunlearn.methods.task import Task
-from jaxunlearn.training.links import add_noise
-from jaxunlearn.training.passes import Batch, Link, Pass, Replace
+from jaxunlearn.training.passes import Batch, Pass, Replace, Variables
 
 NEEDS = ("retain", "labels")
 COST = "E · (1 − f)"
@@ -50,34 +48,26 @@ def balance(labels: np.ndarray, num_classes: int) -> np.ndarray:
     return np.where(counts, weights, 0).astype(np.float32)
 
 
+def noisy(task: Task, variables: Variables, sigma: float, draw: int) -> Variables:
+    """Variables with noise on the first layer's kernel."""
+    stem, rng = parts.layers_of(task)[0].kernel, stage_rng("cfw", task.seed, draw)
+
+    def one(path: str, leaf: np.ndarray) -> np.ndarray:
+        if path != stem:
+            return leaf
+        return (leaf + sigma * rng.standard_normal(leaf.shape)).astype(leaf.dtype)
+
+    return {**variables, "params": parts.by_path(one, variables["params"])}
+
+
 def passes(task: Task, config: Any) -> Iterator[Pass | Replace]:
     """The noise, then balanced cross-entropy on the retain set at a rate that falls as a cosine."""
     if not config.epochs:
         return
-    params, stem = task.original["params"], parts.layers_of(task)[0].kernel
-    rng = stage_rng("cfw", task.seed)
-
-    def noisy(path: str, leaf: np.ndarray) -> np.ndarray:
-        if path != stem:
-            return leaf
-        return (leaf + config.sigma * rng.standard_normal(leaf.shape)).astype(leaf.dtype)
-
-    yield Replace({**task.original, "params": parts.by_path(noisy, params)})
+    yield Replace(noisy(task, task.original, config.sigma, 0))
     weights = balance(task.labels[task.retain], task.num_classes)
-    weaken = add_noise(config.last_sigma, parts.marked(params, [stem]))
     for epoch in range(config.epochs):
-        sets: list[tuple[np.ndarray, tuple[Link, ...]]] = [(task.retain, ())]
-        if epoch == config.epochs - 1 and epoch:
-            batch, rest = one_batch(task, "cfw batch", epoch)
-            sets = [(batch, (weaken,)), (rest, ())]
-        for indices, after in sets:
-            if len(indices):
-                yield Pass(
-                    objective,
-                    indices,
-                    task.labels,
-                    cosine(config.lr, epoch, config.epochs),
-                    config.epochs + (config.epochs > 1),
-                    after=after,
-                    context=weights,
-                )
+        if 0 < epoch == config.epochs - 1:
+            yield Replace(lambda variables: noisy(task, variables, config.last_sigma, 1))
+        lr = config.lr * retrain.SCHEDULES["cosine"](config, epoch)
+        yield Pass(objective, task.retain, task.labels, lr, config.epochs, context=weights)

@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxunlearn.methods import parts
-from jaxunlearn.methods.epochs import cosine
+from jaxunlearn.methods import parts, retrain
 from jaxunlearn.methods.task import Task
 from jaxunlearn.training.passes import Pass, Replace, cross_entropy
 
@@ -40,5 +39,5 @@ def passes(task: Task, config: Any) -> Iterator[Pass | Replace]:
     if config.epochs:
         yield Replace({**task.original, "params": transposed(task)})
     for epoch in range(config.epochs):
-        lr = cosine(config.lr, epoch, config.epochs)
+        lr = config.lr * retrain.SCHEDULES["cosine"](config, epoch)
         yield Pass(cross_entropy, task.retain, task.labels, lr, config.epochs)

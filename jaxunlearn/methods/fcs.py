@@ -23,9 +23,10 @@ import numpy as np
 import optax
 
 from jaxunlearn import rules
-from jaxunlearn.methods.epochs import cosine, fresh_optimizer
+from jaxunlearn.methods import retrain
 from jaxunlearn.methods.task import Task
-from jaxunlearn.training.passes import Action, Batch, Link, Pass, cross_entropy
+from jaxunlearn.training.links import add_decay
+from jaxunlearn.training.passes import Action, Batch, Pass, Replace, cross_entropy
 
 NEEDS = ("forget", "retain", "labels")
 COST = "E · (1 + f) + f"
@@ -66,27 +67,24 @@ def contrast_objective(params: Any, logits: jax.Array, batch: Batch, context: An
     return jnp.sum(losses * weight) / jnp.sum(weight)
 
 
-def decay(gradient: Any, params: Any, amount: jax.Array, key: jax.Array) -> Any:
-    """A link: weight decay, g + amount·θ."""
-    return jax.tree.map(lambda g, theta: g + amount * theta, gradient, params)
-
-
 def passes(task: Task, config: Any) -> Iterator[Action]:
     """An epoch towards uniform outputs, and the rounds."""
     if not config.epochs:
         return
     total, labels = 1 + 2 * config.epochs, task.labels
     yield Pass(uniform_objective, task.forget, labels, config.uniform_lr, total)
-    strengthen = Link(decay, np.float32(config.retain_decay))
+    decay = add_decay(config.retain_decay)
+    afresh = Replace(lambda variables: variables)  # the optimizer, that is
     for epoch in range(config.epochs):
-        yield from fresh_optimizer()
+        fall = retrain.SCHEDULES["cosine"](config, epoch)
+        yield afresh
         yield Pass(
             contrast_objective,
             (task.forget, task.retain),
             labels,
-            cosine(config.forget_lr, epoch, config.epochs, config.least_lr),
+            config.least_lr + (config.forget_lr - config.least_lr) * fall,
             total,
             context=np.float32(config.temperature),
         )
-        yield from fresh_optimizer()
-        yield Pass(cross_entropy, task.retain, labels, config.lr, total, before=(strengthen,))
+        yield afresh
+        yield Pass(cross_entropy, task.retain, labels, config.lr, total, before=(decay,))

@@ -43,7 +43,6 @@ TINY = 1e-12  # a norm's least value, for its gradient
 
 def _roughness(params: Any, logits: jax.Array, batch: Batch, sigmas: jax.Array, hold: Any) -> Any:
     """Σ_x (1/N)·Σ_n ‖f(x) − hold(f(x + ξ_n))‖/‖ξ_n‖, with a standard deviation for each n."""
-    assert batch.key is not None
     shape = batch.images.shape
     noise = jax.random.normal(batch.key, (len(sigmas), *shape)) * sigmas.reshape(-1, 1, 1, 1, 1)
     moved = (batch.images[None] + noise).reshape(-1, *shape[1:])

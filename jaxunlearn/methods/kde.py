@@ -19,8 +19,7 @@ import optax
 
 from jaxunlearn import rules
 from jaxunlearn.keys import stage_rng
-from jaxunlearn.methods import parts
-from jaxunlearn.methods.epochs import cosine, fresh_optimizer
+from jaxunlearn.methods import parts, retrain
 from jaxunlearn.methods.task import Task
 from jaxunlearn.training.passes import Action, Batch, Pass, Replace
 
@@ -86,7 +85,7 @@ def passes(task: Task, config: Any) -> Iterator[Action]:
             context=context,
             images=task.val.images,
         )
-    yield from fresh_optimizer()
+    yield Replace(lambda variables: variables)  # a fresh optimizer
     for epoch in range(config.epochs):
-        lr = cosine(config.lr, epoch, config.epochs)
+        lr = config.lr * retrain.SCHEDULES["cosine"](config, epoch)
         yield Pass(objective, task.retain, task.labels, lr, total, context=context)

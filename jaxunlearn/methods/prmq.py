@@ -5,8 +5,8 @@ Fourth of the NeurIPS 2023 machine unlearning challenge
 https://arxiv.org/abs/2410.01276, and https://github.com/xcadet/deepunlearn. The share `reset` of
 the layers' weights and of the head's bias, those smallest in absolute value, is drawn anew (of the
 bias: set to 0). On the retain set cross-entropy, its classes weighted by count^(-0.1), and the
-squared distance between the entropies of the outputs and of the original's. At the end the
-parameters are rounded to what float16 holds. Published for 3.2 epochs, here for 3; the defaults are
+squared distance between the entropies of the outputs and of the original's. At the end all
+variables are rounded to what float16 holds. Published for 3.2 epochs, here for 3; the defaults are
 the challenge's, for a large network on images of faces.
 """
 
@@ -21,9 +21,8 @@ import optax
 from jaxunlearn import rules
 from jaxunlearn.keys import stage_rng
 from jaxunlearn.methods import parts, saliency
-from jaxunlearn.methods.epochs import one_batch
 from jaxunlearn.methods.task import Task
-from jaxunlearn.training.passes import Batch, Link, Pass, Replace
+from jaxunlearn.training.passes import Batch, Pass, Replace, Variables
 
 NEEDS = ("retain", "labels")
 COST = "E · (1 − f), and a third more for the original's outputs"
@@ -46,9 +45,9 @@ def objective(params: Any, logits: jax.Array, batch: Batch, context: Any) -> jax
     return balanced + batch.mean(jnp.square(entropy(logits) - entropy(original)))
 
 
-def halve(value: Any, params: Any, data: Any, key: jax.Array) -> Any:
-    """A link: the parameters as float16 holds them."""
-    return jax.tree.map(lambda leaf: leaf.astype(jnp.float16).astype(leaf.dtype), value)
+def rounded(variables: Variables) -> Variables:
+    """Variables as float16 holds them."""
+    return jax.tree.map(lambda leaf: leaf.astype(np.float16).astype(leaf.dtype), variables)
 
 
 def pruned(task: Task, share: float) -> Any:
@@ -84,26 +83,13 @@ def redrawn(task: Task, mask: Any) -> Any:
 
 
 def passes(task: Task, config: Any) -> Iterator[Pass | Replace]:
-    """The weights drawn anew, then the retain set; the last step rounds."""
+    """The weights drawn anew, the retain set, and the rounding."""
     if not config.epochs:
         return
     yield Replace({**task.original, "params": redrawn(task, pruned(task, config.reset))})
     counts = np.bincount(task.labels[task.retain], minlength=task.num_classes)
     weights = np.where(counts, np.maximum(counts, 1) ** -0.1, 0).astype(np.float32)
     context = jax.device_put({"weights": weights, "original": task.original})
-    for epoch in range(config.epochs):
-        sets: list[tuple[np.ndarray, tuple[Link, ...]]] = [(task.retain, ())]
-        if epoch == config.epochs - 1:
-            batch, rest = one_batch(task, "prmq batch", epoch)
-            sets = [(rest, ()), (batch, (Link(halve),))]
-        for indices, after in sets:
-            if len(indices):
-                yield Pass(
-                    objective,
-                    indices,
-                    task.labels,
-                    config.lr,
-                    config.epochs + 1,
-                    after=after,
-                    context=context,
-                )
+    for _ in range(config.epochs):
+        yield Pass(objective, task.retain, task.labels, config.lr, config.epochs, context=context)
+    yield Replace(rounded)

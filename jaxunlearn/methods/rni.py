@@ -5,11 +5,11 @@ Seventh of the NeurIPS 2023 machine unlearning challenge
 https://arxiv.org/abs/2410.01276, and https://github.com/xcadet/deepunlearn. The head is drawn anew.
 In every epoch on the retain set but the last `all_epochs`, `tensors` of the kernels and the head's
 bias, drawn anew, train, and with them all norms and other biases; `noised` of these get noise, but
-none that trained in an earlier epoch, and none in the first. Here the noise comes within the epoch,
-after its first step. Every epoch starts with a fresh optimizer. The defaults are the challenge's,
-for a large network on images of faces.
+none that trained in an earlier epoch, and none in the first. Every epoch starts with a fresh
+optimizer. The defaults are the challenge's, for a large network on images of faces.
 """
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,10 +19,9 @@ import numpy as np
 from jaxunlearn import rules
 from jaxunlearn.keys import stage_rng
 from jaxunlearn.methods import parts
-from jaxunlearn.methods.epochs import fresh_optimizer, one_batch
 from jaxunlearn.methods.task import Task
-from jaxunlearn.training.links import add_noise, keep
-from jaxunlearn.training.passes import Action, Link, Pass, Replace, cross_entropy
+from jaxunlearn.training.links import keep
+from jaxunlearn.training.passes import Action, Pass, Replace, Variables, cross_entropy
 
 NEEDS = ("retain", "labels")
 COST = "E · (1 − f)"
@@ -56,30 +55,40 @@ def draws(names: list[str], config: Any, seed: int) -> Iterator[tuple[list[str],
         trained.update(training)
 
 
+def _noisy(
+    task: Task, names: list[str], sigma: float, epoch: int, variables: Variables
+) -> Variables:
+    """Variables with noise on some parameters."""
+    rng = stage_rng("rni noise", task.seed, epoch)
+
+    def one(path: str, leaf: np.ndarray) -> np.ndarray:
+        if path not in names:
+            return leaf
+        return (leaf + sigma * rng.standard_normal(leaf.shape)).astype(leaf.dtype)
+
+    return {**variables, "params": parts.by_path(one, variables["params"])}
+
+
 def passes(task: Task, config: Any) -> Iterator[Action]:
     """The new head, epochs that train a few kernels, and epochs that train all."""
     if not config.epochs:
         return
     layers, params = parts.layers_of(task), task.original["params"]
     head = layers[-1]
-    rng = stage_rng("rni head", task.seed)
-    owners = dict.fromkeys(head.params, head)
+    owners, rng = dict.fromkeys(head.params, head), stage_rng("rni head", task.seed)
     yield Replace({**task.original, "params": parts.redraw(params, owners, rng)})
     names = list(dict.fromkeys([*(layer.kernel for layer in layers), *head.params]))
-    drawn = list(draws(names, config, task.seed))
-    total = config.epochs + max(len(drawn) - 1, 0)
+    drawn = draws(names, config, task.seed)
     for epoch in range(config.epochs):
-        if epoch:
-            yield from fresh_optimizer()
-        lr = config.last_lr if epoch == config.epochs - 1 else config.lr
-        sets: list[tuple[np.ndarray, tuple[Link, ...]]] = [(task.retain, ())]
-        if epoch < len(drawn):
-            training, noised = drawn[epoch]
-            frozen = parts.marked(params, [name for name in names if name not in training])
-            hold = keep(jax.tree.map(np.logical_not, frozen))
-            batch, rest = one_batch(task, "rni batch", epoch)
-            noise = add_noise(config.sigma, parts.marked(params, noised))
-            sets = [(batch, (noise, hold)), (rest, (hold,))] if epoch else [(task.retain, (hold,))]
-        for indices, after in sets:
-            if len(indices):
-                yield Pass(cross_entropy, indices, task.labels, lr, total, after=after)
+        training, noised = next(drawn, (names, []))
+        if epoch:  # with a fresh optimizer
+            yield Replace(functools.partial(_noisy, task, noised, config.sigma, epoch))
+        frozen = parts.marked(params, [name for name in names if name not in training])
+        yield Pass(
+            cross_entropy,
+            task.retain,
+            task.labels,
+            config.last_lr if epoch == config.epochs - 1 else config.lr,
+            config.epochs,
+            after=(keep(jax.tree.map(np.logical_not, frozen)),),
+        )

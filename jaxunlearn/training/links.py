@@ -80,21 +80,9 @@ def _add_noise(value: Any, params: Any, sigma: jax.Array, key: jax.Array) -> Any
     return jax.tree.unflatten(structure, noisy)
 
 
-def _add_noise_where(value: Any, params: Any, data: Any, key: jax.Array) -> Any:
-    mask, sigma = data
-    return jax.tree.map(jnp.where, mask, _add_noise(value, params, sigma, key), value)
-
-
-def add_noise(sigma: float, mask: Any = None) -> Link:
-    """Adds Gaussian noise of standard deviation `sigma`.
-
-    Args:
-      sigma: the standard deviation.
-      mask: booleans shaped like the parameters: to which entries; None: to all.
-    """
-    if mask is None:
-        return Link(_add_noise, np.float32(sigma))
-    return Link(_add_noise_where, (mask, np.float32(sigma)))
+def add_noise(sigma: float) -> Link:
+    """Adds Gaussian noise of standard deviation `sigma` to every entry."""
+    return Link(_add_noise, np.float32(sigma))
 
 
 def _add_noise_of(value: Any, params: Any, data: Any, key: jax.Array) -> Any:
