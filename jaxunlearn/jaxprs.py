@@ -11,14 +11,14 @@ def equations(jaxpr: Any) -> Iterator[Any]:
     for equation in jaxpr.eqns:
         yield equation
         for program in inner(equation):
-            yield from equations(program)
+            yield from equations(getattr(program, "jaxpr", program))
 
 
 def inner(equation: Any) -> Iterator[Any]:
-    """The jaxprs that an equation holds: of a call, a loop's body, the branches."""
+    """The jaxprs, open or closed, that an equation holds: of a call, a loop's body, branches."""
     for value in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr):
         if _is_jaxpr(value):
-            yield getattr(value, "jaxpr", value)
+            yield value
 
 
 def _is_jaxpr(value: Any) -> bool:

@@ -26,6 +26,7 @@ NOTHING = {
     "influence": {"iterations": 0},
     "lfssd": {"alpha": 1e30},
     "ssd": {"alpha": 1e30},
+    "svd_projection": {"alpha_forget": 0.0},
     "unsir": {"impair_epochs": 0, "repair_epochs": 0},
 }
 DRAW_NOTHING = ("assd", "influence", "lfssd", "ssd")  # the same for every seed

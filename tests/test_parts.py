@@ -63,6 +63,94 @@ def test_shared_normalised_and_wrapped_kernels_are_layers():
     assert len(every) == len(set(every)) == len(jax.tree.leaves(variables["params"]))
 
 
+def unfolded(layer, variables):
+    """The layer's kernel as a matrix [fan-in, outputs]."""
+    kernel = variables
+    for name in layer.kernel.split("/"):
+        kernel = kernel[name]
+    axes = layer.inputs + layer.spatial
+    return np.moveaxis(np.asarray(kernel), axes, range(len(axes))).reshape(layer.fan_in, -1)
+
+
+def filled(model, shape):
+    """Variables of a model, none of them 0, and images."""
+    variables = model.init(jax.random.key(0), np.zeros((1, *shape), np.float32))
+    keys = jax.random.split(jax.random.key(1), len(jax.tree.leaves(variables)) + 1)
+    leaves, structure = jax.tree.flatten(variables)
+    values = [
+        jnp.abs(leaf + 0.1 * jax.random.normal(key, leaf.shape))
+        if leaf.ndim == 1
+        else leaf + 0.1 * jax.random.normal(key, leaf.shape)
+        for leaf, key in zip(leaves, keys[1:], strict=True)
+    ]
+    return jax.tree.unflatten(structure, values), jax.random.normal(keys[0], (3, *shape))
+
+
+@pytest.mark.parametrize("jitted", [False, True])
+def test_what_a_layer_sees_times_its_kernel_is_what_it_gives(jitted):
+    """By Flax's own record of what its modules give, in a model of all kinds of layers."""
+    model, module = models.from_flax(Odd()), Odd()
+    variables, images = filled(model, (8, 8, 1))
+
+    def seen(variables, images):
+        found = parts.layer_inputs(lambda v, x: model.apply(v, x, False)[0], variables, images)
+        return {layer.kernel: rows for layer, rows in found}
+
+    rows = (jax.jit(seen) if jitted else seen)(variables, images)
+    _, record = module.apply(
+        variables, images, False, capture_intermediates=True, mutable="intermediates"
+    )
+    record = record["intermediates"]
+    layers = {layer.kernel: layer for layer in parts.weight_layers(model, variables, (8, 8, 1))}
+    assert set(rows) == set(layers)
+    for name in ("z", "a", "w/query", "w/value"):
+        path, own = f"params/{name}/kernel", variables["params"]
+        given = record
+        for part in name.split("/"):
+            given, own = given[part], own[part]
+        given = np.asarray(given["__call__"][0]).reshape(-1, own["bias"].size)
+        expected = np.asarray(rows[path]) @ unfolded(layers[path], variables) + np.ravel(
+            own["bias"]
+        )
+        np.testing.assert_allclose(given, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_what_convolutions_of_any_stride_and_layout_see():
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.normal(size=(2, 9, 7, 3)).astype(np.float32))
+    variables = {"params": {"k": jnp.asarray(rng.normal(size=(5, 3, 3, 2)).astype(np.float32))}}
+
+    def apply(variables, images):
+        return jax.lax.conv_general_dilated(
+            images,
+            variables["params"]["k"],
+            (2, 1),
+            ((1, 0), (0, 2)),
+            rhs_dilation=(1, 2),
+            dimension_numbers=("NHWC", "OIHW", "NHWC"),
+        )
+
+    ((layer, rows),) = parts.layer_inputs(apply, variables, images)
+    expected = np.asarray(apply(variables, images)).reshape(-1, 5)
+    np.testing.assert_allclose(rows @ unfolded(layer, variables), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_layers_within_loops_are_known_and_what_they_see_is_not():
+    variables = {"params": {"a": jnp.ones((4, 4)), "b": jnp.ones((4, 3))}}
+
+    def apply(variables, images):
+        params, x = variables["params"], images.reshape(len(images), -1)[:, :4]
+        x = jax.lax.fori_loop(0, 2, lambda i, x: x @ params["a"], x)
+        return x @ params["b"]
+
+    found = parts.layer_inputs(apply, variables, jnp.ones((2, 8, 8, 1)))
+    assert [layer.kernel for layer, _ in found] == ["params/b"]
+    np.testing.assert_array_equal(found[0][1], np.full((2, 4), 16.0))
+    model = models.Model(None, lambda v, x, train, key: (apply(v, x), {}))
+    layers = parts.weight_layers(model, variables, (8, 8, 1))
+    assert [layer.kernel for layer in layers] == ["params/a", "params/b"]
+
+
 def test_kernels_in_another_layout_are_told_by_the_program():
     """[out, in], transposed in use, and [out, in, height, width], as PyTorch keeps them."""
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import Literal
+from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 
 from jaxunlearn.errors import UserError
 from jaxunlearn.jaxprs import inner
@@ -21,6 +21,11 @@ from jaxunlearn.models.model import Model
 from jaxunlearn.training.passes import Variables
 
 KERNELS = ("conv_general_dilated", "dot_general")
+# What does no more than run the program that it holds, on the operands that it is given.
+CALLS = (
+    *("jit", "pjit", "closed_call", "core_call", "checkpoint", "remat2"),
+    *("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"),
+)
 
 
 class Layer(NamedTuple):
@@ -76,14 +81,28 @@ def weight_layers(
       UserError: it has no such layer, or one whose kernel enters in another shape than it is kept.
     """
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    closed = jax.make_jaxpr(lambda v, x: model.apply(v, x, False, None)[0])(variables, image)
-    leaves = jax.tree.flatten_with_path(variables)[0]
-    paths = [_path(path) for path, _ in leaves]
-    shapes = dict(zip(paths, (jnp.shape(leaf) for _, leaf in leaves), strict=True))
-    origins = [_Origin(False, {path: tuple(range(len(shapes[path])))}) for path in paths]
-    uses: list[_Use] = []
-    _walk(closed.jaxpr, [*origins, _Origin(True, {})], uses)
-    return tuple(_layers(uses, shapes))
+    found = _found(lambda v, x: model.apply(v, x, False, None)[0], variables, image, False)
+    return tuple(layer for layer, _ in found)
+
+
+def layer_inputs(
+    function: Callable[[Variables, jax.Array], jax.Array], variables: Variables, images: jax.Array
+) -> list[tuple[Layer, jax.Array]]:
+    """What each layer of a model sees, computed along with its logits.
+
+    Convolutions in groups are left out, and layers within a loop or a branch.
+
+    Args:
+      function: (variables, images) -> logits, such as `Batch.logits_of`.
+      variables: the model's variables.
+      images: float32 `[B, H, W, C]`.
+
+    Returns:
+      Layers and rows `[B · positions, fan-in]`, those of the first image first: what an output is a
+      product of with the kernel, whose axes are inputs and positions in the layer's order.
+    """
+    rows = [(layer, _rows(use)) for layer, use in _found(function, variables, images, True)]
+    return [(layer, seen) for layer, seen in rows if seen is not None]
 
 
 def layers_of(task: Task) -> tuple[Layer, ...]:
@@ -133,10 +152,12 @@ class _Origin(NamedTuple):
     Attributes:
       images: whether it is made of images; what it is made of besides no longer counts then.
       leaves: the leaves of the variables, by path, and which axis of each leaf the value's are.
+      value: the value, where values are computed.
     """
 
     images: bool
     leaves: dict[str, tuple[int, ...]]
+    value: Any = None
 
 
 NOTHING = _Origin(False, {})
@@ -149,35 +170,82 @@ class _Use(NamedTuple):
       leaves: as of an `_Origin`.
       equation: what they meet in.
       operand: the position of the leaves' value, where they are all of it.
+      values: of the operands, where values are computed.
     """
 
     leaves: dict[str, tuple[int, ...]]
     equation: Any
     operand: int
+    values: tuple[Any, ...]
 
 
 def _path(path: Any) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def _walk(jaxpr: Any, origins: list[_Origin], uses: list[_Use]) -> list[_Origin]:
-    """Adds the uses within a jaxpr; returns the origins of what it gives."""
+def _found(
+    function: Callable, variables: Variables, images: Any, compute: bool
+) -> list[tuple[Layer, _Use]]:
+    """The layers of a function of variables and images, and the uses of their kernels."""
+    closed = jax.make_jaxpr(function)(variables, images)
+    leaves = jax.tree.flatten_with_path(variables)[0]
+    paths = [_path(path) for path, _ in leaves]
+    shapes = dict(zip(paths, (jnp.shape(leaf) for _, leaf in leaves), strict=True))
+    origins = [
+        _Origin(False, {path: tuple(range(len(shapes[path])))}, leaf if compute else None)
+        for path, (_, leaf) in zip(paths, leaves, strict=True)
+    ]
+    uses: list[_Use] = []
+    _walk(closed, [*origins, _Origin(True, {}, images if compute else None)], uses, compute)
+    return _layers(uses, shapes)
+
+
+def _walk(program: Any, origins: list[_Origin], uses: list[_Use], compute: bool) -> list[_Origin]:
+    """Adds the uses within a program; returns the origins of what it gives."""
+    jaxpr, consts = getattr(program, "jaxpr", program), getattr(program, "consts", ())
     known = dict(zip(jaxpr.invars, origins, strict=True))
+    known.update(
+        (var, _Origin(False, {}, c)) for var, c in zip(jaxpr.constvars, consts, strict=True)
+    )
 
     def origin(variable: Any) -> _Origin:
-        return NOTHING if isinstance(variable, Literal) else known.get(variable, NOTHING)
+        if isinstance(variable, Literal):
+            return _Origin(False, {}, variable.val)
+        return known.get(variable, NOTHING)
 
     for equation in jaxpr.eqns:
         given = [origin(variable) for variable in equation.invars]
+        name = equation.primitive.name
         # What a scatter or a reduction holds computes with two scalars.
-        holds = not equation.primitive.name.startswith(("scatter", "reduce"))
-        programs = list(inner(equation)) if holds else []
+        programs = [] if name.startswith(("scatter", "reduce")) else list(inner(equation))
+        within = compute and name in CALLS
+        # The operands of a loop's body are others.
+        theirs = given if within else [each._replace(value=None) for each in given]
+        results: list[_Origin] = []
         for program in programs:  # of a loop or a branch, the last operands are its own
-            results = _walk(program, given[len(given) - len(program.invars) :], uses)
+            count = len(getattr(program, "jaxpr", program).invars)
+            results = _walk(program, theirs[len(given) - count :], uses, within)
+        if len(results) != len(equation.outvars):
+            results = [_Origin(any(each.images for each in given), {})] * len(equation.outvars)
         if not programs:
             results = [_result(equation, given, uses)] * len(equation.outvars)
+        if compute and not (programs and within):
+            values = _computed(jaxpr, equation, [each.value for each in given])
+            results = [
+                each._replace(value=value) for each, value in zip(results, values, strict=True)
+            ]
         known.update(zip(equation.outvars, results, strict=False))
     return [origin(variable) for variable in jaxpr.outvars]
+
+
+def _computed(jaxpr: Any, equation: Any, values: list[Any]) -> list[Any]:
+    """What an equation of a jaxpr gives of these operands."""
+    pairs = zip(equation.invars, values, strict=True)
+    given = {variable: value for variable, value in pairs if not isinstance(variable, Literal)}
+    alone = jaxpr.replace(
+        constvars=[], invars=list(given), outvars=list(equation.outvars), eqns=[equation]
+    )
+    return jaxpr_as_fun(ClosedJaxpr(alone, []))(*given.values())
 
 
 def _result(equation: Any, given: list[_Origin], uses: list[_Use]) -> _Origin:
@@ -186,7 +254,7 @@ def _result(equation: Any, given: list[_Origin], uses: list[_Use]) -> _Origin:
     if any(each.images for each in given):
         if leaves:
             operand = next(i for i, each in enumerate(given) if not each.images and each.leaves)
-            uses.append(_Use(leaves, equation, operand))
+            uses.append(_Use(leaves, equation, operand, tuple(each.value for each in given)))
         return _Origin(True, {})
     if equation.primitive.name == "transpose":
         order = equation.params["permutation"]
@@ -194,9 +262,38 @@ def _result(equation: Any, given: list[_Origin], uses: list[_Use]) -> _Origin:
     return _Origin(False, leaves)
 
 
-def _layers(uses: list[_Use], shapes: dict[str, tuple[int, ...]]) -> list[Layer]:
-    """The layers, each with what is used up to the next."""
-    layers: list[Layer] = []
+def _rows(use: _Use) -> jax.Array | None:
+    """What a layer sees, `[rows, fan-in]`; None where it is not known."""
+    seen, params = use.values[1 - use.operand], use.equation.params
+    if seen is None:
+        return None
+    if use.equation.primitive.name == "dot_general":
+        contracted, batched = params["dimension_numbers"]
+        if batched[use.operand]:
+            return None
+        features = math.prod(seen.shape[i] for i in contracted[1 - use.operand])
+        moved = jnp.moveaxis(seen, contracted[1 - use.operand], range(-len(contracted[0]), 0))
+        return moved.reshape(-1, features)
+    numbers = params["dimension_numbers"]
+    if (params["feature_group_count"], params["batch_group_count"]) != (1, 1):
+        return None
+    kernel = use.values[use.operand].shape
+    patches = jax.lax.conv_general_dilated_patches(
+        seen,
+        [kernel[i] for i in numbers.rhs_spec[2:]],
+        params["window_strides"],
+        params["padding"],
+        params["lhs_dilation"],
+        params["rhs_dilation"],
+        numbers,
+    )
+    moved = jnp.moveaxis(patches, numbers.out_spec[:2], (0, -1))
+    return moved.reshape(-1, moved.shape[-1])
+
+
+def _layers(uses: list[_Use], shapes: dict[str, tuple[int, ...]]) -> list[tuple[Layer, _Use]]:
+    """The layers, each with what is used up to the next, and the uses of their kernels."""
+    layers: list[tuple[Layer, _Use]] = []
     before: list[str] = []
     seen: set[str] = set()
     for use in uses:
@@ -204,7 +301,7 @@ def _layers(uses: list[_Use], shapes: dict[str, tuple[int, ...]]) -> list[Layer]
         seen.update(new)
         layer = _layer(use, new, shapes)
         if layer is not None:
-            layers.append(layer)
+            layers.append((layer, use))
             new, before = before + new, []
         if not layers:
             before += new
@@ -213,8 +310,9 @@ def _layers(uses: list[_Use], shapes: dict[str, tuple[int, ...]]) -> list[Layer]
             tuple(path for path in new if path.startswith("params/") is kind)
             for kind in (True, False)
         )
-        owner = layers[-1]
-        layers[-1] = owner._replace(params=owner.params + params, state=owner.state + state)
+        owner, first = layers[-1]
+        owner = owner._replace(params=owner.params + params, state=owner.state + state)
+        layers[-1] = (owner, first)
     if not layers:
         raise UserError("the model has no convolution and no matrix product with a parameter")
     return layers

@@ -43,6 +43,7 @@ from jaxunlearn.methods import (
     scrub,
     sfron,
     ssd,
+    svd_projection,
     unsir,
 )
 from jaxunlearn.methods.method import Method, from_module
@@ -88,6 +89,7 @@ METHODS: dict[str, Method] = {
     "scrub": from_module(scrub),
     "sfron": from_module(sfron),
     "ssd": from_module(ssd),
+    "svd_projection": from_module(svd_projection),
     "unsir": from_module(unsir),
 }
 # What an entry can name besides, which unlearns nothing.
