@@ -53,7 +53,7 @@ def blank(config) -> Dataset:
     names = tuple(map(str, range(10 if config.name == "cifar10" else 100)))
     if config.name in medmnist.FLAGS:
         size = config.size
-        _, names, malignant, licence = medmnist.FLAGS[config.name]
+        _, names, malignant, licence, _ = medmnist.FLAGS[config.name]
     train, val, test = (
         Examples(
             np.zeros((count, size, size, channels), np.uint8),

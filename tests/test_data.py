@@ -446,6 +446,7 @@ def test_numpys_numbers_and_lists_are_whole_numbers_too():
 
 def test_every_source_says_which_settings_it_reads():
     every = {"name", "malignant", "binary", "mean", "std", "allow_empty_classes"}
+    every |= {"groups", "groups_column"}
     assert READS.keys() == data.SOURCES.keys()
     assert set().union(every, *READS.values()) == DEFAULTS.keys()
 

@@ -5,7 +5,7 @@ import pytest
 import toy
 
 from jaxunlearn import config, experiment
-from jaxunlearn.data import Dataset, Examples, forget, rows
+from jaxunlearn.data import Dataset, Examples, forget, load, rows
 from jaxunlearn.errors import UserError
 
 
@@ -122,6 +122,64 @@ def test_a_request_needs_ids_a_column_and_a_file(write, tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             forget.resolve(asked, dataset())
+
+
+def by_groups(tmp_path, lines, **changes):
+    """The data set of a file without groups, with those of a table."""
+    settings = config.default().data
+    settings.name, settings.path = "npz", toy.write_npz(tmp_path / "data.npz", groups=False)
+    (tmp_path / "groups.csv").write_text("\n".join(lines))
+    settings.groups = str(tmp_path / "groups.csv")
+    settings.update(changes)
+    return load(settings)
+
+
+COUNTS = {"train": 48, "val": 20, "test": 24}
+
+
+def test_groups_of_a_table(tmp_path):
+    """As Abhishek et al. list DermaMNIST: split, index, image_id, and the lesion."""
+    lines = ["split,index,image_id,lesion"]
+    for which, count in COUNTS.items():
+        lines += [f"{which},{i},ISIC_{i},{which[1]}{i // 4:02}" for i in reversed(range(count))]
+    lines[-1] = "test,0,ISIC_0,r03"  # of train, whose lesions are r00 to r11
+    found = by_groups(tmp_path, lines, groups_column="lesion")
+    # In the order of their texts: a (val) 5, e (test) 6, r (train) 12.
+    assert found.val.groups.tolist() == [i // 4 for i in range(20)]
+    assert found.train.groups.tolist() == [11 + i // 4 for i in range(48)]
+    assert found.test.groups.tolist() == [14, *(5 + i // 4 for i in range(1, 24))]
+    assert found.train.groups.dtype == np.int32
+    assert (
+        "1 groups of train have 1 of 24 test images: test is not of unseen groups." in found.notes
+    )
+
+
+def test_groups_that_are_numbers_stay_and_sets_may_have_none(tmp_path):
+    lines = ["index,patient", *(f"{i},{100 + i // 2}" for i in range(48))]
+    found = by_groups(tmp_path, lines)
+    assert found.train.groups.tolist() == [100 + i // 2 for i in range(48)]
+    assert found.val.groups is None and found.test.groups is None
+    for wrong, message in (
+        (lines[:-3], "3 of 48 train images have no patient"),
+        ([*lines, "0,x"], "image 0 of train has a row above"),
+        (["index,set,patient", "0,val,3"], "48 of 48 train images have no patient"),
+        (["index,lesion", "0,3"], "unknown column of .* 'patient'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            by_groups(tmp_path, wrong)
+
+
+def test_dermamnist_warns_unless_its_lesions_are_given(tmp_path):
+    settings = config.default().data
+    settings.name = "dermamnist"
+    settings.path = toy.write_npz(tmp_path / "data.npz", num_classes=7, groups=False, channels=3)
+    known = "images of one lesion in train and in val or test"
+    assert any(known in note for note in load(settings).notes)
+    (tmp_path / "groups.csv").write_text(
+        "\n".join(["index,lesion", *(f"{i},HAM_{i}" for i in range(48))])
+    )
+    settings.groups, settings.groups_column = str(tmp_path / "groups.csv"), "lesion"
+    assert not any(known in note for note in load(settings).notes)
 
 
 def test_an_experiment_by_a_table(tmp_path, write):

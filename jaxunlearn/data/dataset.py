@@ -36,6 +36,7 @@ class Dataset:
       malignant: labels that count as malignant; empty where the data has no such reading.
       licence: the data's licence, repeated in every result.
       synthetic: True where the images are not of patients; every output states it.
+      caution: what is known of groups in several sets where the data do not say; a sentence.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Dataset:
     malignant: tuple[int, ...] = ()
     licence: str = "unknown"
     synthetic: bool = False
+    caution: str = ""
 
     @property
     def num_classes(self) -> int:
@@ -70,7 +72,8 @@ class Dataset:
     @functools.cached_property
     def notes(self) -> list[str]:
         """What is odd but allowed, in sentences: classes that a set lacks, images in two sets."""
-        return _class_notes(self) + _overlap_notes(self)
+        known = [self.caution] * (self.caution != "" and self.train.groups is None)
+        return known + _class_notes(self) + _overlap_notes(self)
 
 
 def check(dataset: Dataset, allow_empty_classes: bool = False) -> Dataset:

@@ -1,15 +1,16 @@
 """The data sources by name, the `data` section of a config, and a data set made from it."""
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from jaxunlearn import rules
-from jaxunlearn.data import cifar, lesions, medmnist, npz, tfds
-from jaxunlearn.data.dataset import Dataset, Examples, check
-from jaxunlearn.errors import UserError
+from jaxunlearn.data import cifar, lesions, medmnist, npz, rows, tfds
+from jaxunlearn.data.dataset import SETS, Dataset, Examples, check
+from jaxunlearn.errors import UserError, shown
 from jaxunlearn.rules import Rule
 
 SOURCES: dict[str, Callable[[Any], Dataset]] = {
@@ -26,6 +27,8 @@ DEFAULTS = {
     "path": "",  # a file to read in place of the published download
     "root": "",  # folder of downloads; empty: where each data set usually lies
     "size": 28,  # image size in pixels, where the source has several
+    "groups": "",  # a CSV of whose images are whose, see jaxunlearn.data.rows
+    "groups_column": "patient",  # its column that tells
     "allow_empty_classes": False,  # True: there may be classes without a training image
     "malignant": (),  # malignant labels; (): those that the data set is known for
     "binary": False,  # True: two classes, benign 0 and malignant 1
@@ -51,8 +54,8 @@ RULES: dict[str, Rule] = {
         lambda each: 0.001 <= each <= 10, "1 or 3 numbers from 0.001 to 10", counts=(1, 3)
     ),
 }
-# The settings that each source reads, beyond those that all do: malignant, binary, mean, std and
-# allow_empty_classes.
+# The settings that each source reads, beyond those that all do: malignant, binary, mean, std,
+# groups, groups_column and allow_empty_classes.
 READS: dict[str, tuple[str, ...]] = {
     "lesions": ("size", "count", "seed"),
     **dict.fromkeys([*medmnist.FLAGS, "chestmnist"], ("path", "root", "size")),
@@ -79,7 +82,32 @@ def load(config: Any) -> Dataset:
         malignant = tuple(sorted({int(label) for label in config.malignant}))
         dataset = dataclasses.replace(dataset, malignant=malignant)
     check(dataset, config.get("allow_empty_classes", False))
+    if config.get("groups"):
+        dataset = _grouped(dataset, config.groups, config.groups_column)
     return _binary(dataset) if config.binary else dataset
+
+
+def _grouped(dataset: Dataset, path: str, column: str) -> Dataset:
+    """With the groups of a table; whole numbers stay, texts are numbered in their order."""
+    texts = rows.read(path, "data.groups", dataset).column(column)
+    texts = {which: each.astype(str) for which, each in texts.items() if any(each)}
+    for which, each in {"train": np.full(len(dataset.train), ""), **texts}.items():
+        if not all(each):
+            raise UserError(
+                f"data.groups={shown(path)}: {np.sum(each == '')} of {len(each)} {which} images "
+                f"have no {column}; give each a row with one, or leave all of a set out but train"
+            )
+    known = np.unique(np.concatenate(list(texts.values())))
+    whole = all(re.fullmatch("[0-9]{1,9}", text) for text in known)
+
+    def with_groups(which: str) -> Examples:
+        found = texts.get(which)
+        if found is not None:
+            found = (found if whole else np.searchsorted(known, found)).astype(np.int32)
+        return dataclasses.replace(getattr(dataset, which), groups=found)
+
+    train, val, test = map(with_groups, SETS)
+    return dataclasses.replace(dataset, train=train, val=val, test=test)
 
 
 def _binary(dataset: Dataset) -> Dataset:

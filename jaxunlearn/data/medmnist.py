@@ -11,12 +11,13 @@ _URL = "https://zenodo.org/records/10519652/files/{}?download=1"
 
 
 class _Info(NamedTuple):
-    """MD5 of the file at each of `SIZES`, names of the classes, and which are malignant."""
+    """MD5 of the file at each of `SIZES`, names of the classes, which are malignant, and more."""
 
     md5: tuple[str, str, str, str]
     class_names: tuple[str, ...]
     malignant: tuple[int, ...] = ()
     licence: str = "CC BY 4.0"
+    caution: str = ""
 
 
 _ORGANS = (
@@ -53,6 +54,10 @@ FLAGS = {
         ),
         malignant=(0, 1, 4),
         licence="CC BY-NC 4.0",
+        caution="As published, DermaMNIST has images of one lesion in train and in val or test "
+        "(Abhishek et al. 2025, https://doi.org/10.1038/s41597-025-04382-5): unless this is a "
+        "corrected version, these are not of unseen lesions, and a forgotten image may have others "
+        "of its lesion in retain; data.groups takes the lesions.",
     ),
     "octmnist": _Info(
         (
@@ -184,4 +189,6 @@ def load(config: Any) -> Dataset:
             f"{config.path}: its class_names are not those of {config.name}, so that its labels "
             "mean something else; use data.name='npz', or leave class_names out"
         )
-    return Dataset(name, *sets, info.class_names, info.malignant, info.licence)
+    return Dataset(
+        name, *sets, info.class_names, info.malignant, info.licence, caution=info.caution
+    )

@@ -12,7 +12,7 @@ from jaxunlearn.data import reading
 from jaxunlearn.data.dataset import SETS, Dataset
 from jaxunlearn.errors import UserError, near, shown, unknown
 
-INDEX, SET = "index", "set"  # columns
+INDEX, SETS_COLUMN = "index", ("set", "split")  # columns, the second by either name
 FORM = reading.Form(
     "a table of images",
     "give a CSV in UTF-8 whose first line names its columns, one of them 'index'",
@@ -49,9 +49,9 @@ def read(path: str, what: str, dataset: Dataset) -> Table:
 
     Args:
       path: a CSV in UTF-8, with commas, semicolons or tabs. Its first line names the columns:
-        `index` is an image's position in its set, from 0; `set` is train, val or test, and all are
-        of train where there is no such column; the others say what there is to know of an image,
-        such as `patient`, `site` or `consent`.
+        `index` is an image's position in its set, from 0; `set` (or `split`) is train, val or test,
+        and all are of train where there is no such column; the others say what there is to know of
+        an image, such as `patient`, `site` or `consent`.
       what: what the user calls the path.
       dataset: how many images there are.
 
@@ -67,7 +67,8 @@ def read(path: str, what: str, dataset: Dataset) -> Table:
         header = [cell.strip() for cell in next(rows)]
         if len(set(header)) < len(header) or INDEX not in header:
             raise UserError(f"{name}: its columns are {shown(header)}; {FORM.advice}, none twice")
-        columns = tuple(column for column in header if column not in (INDEX, SET))
+        place_of = next((name for name in SETS_COLUMN if name in header), "")
+        columns = tuple(column for column in header if column not in (INDEX, place_of))
         cells = {
             which: np.full((len(getattr(dataset, which)), len(columns)), "", object)
             for which in SETS
@@ -81,7 +82,7 @@ def read(path: str, what: str, dataset: Dataset) -> Table:
             if len(values) != len(header):
                 raise UserError(f"{place} has {len(values)} cells, and the first {len(header)}")
             given = dict(zip(header, values, strict=True))
-            which = given.pop(SET, "train")
+            which = given.pop(place_of, "train")
             if which not in SETS:
                 raise UserError(f"{place}: the set is {shown(which)}; allowed: {', '.join(SETS)}")
             index = _index(given.pop(INDEX), len(cells[which]), which, place)
