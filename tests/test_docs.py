@@ -6,12 +6,14 @@ import shlex
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 from absl import flags
 from ml_collections import config_flags
 
 from jaxunlearn import config as config_lib
 from jaxunlearn import plan
+from jaxunlearn.models import build
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -43,6 +45,8 @@ def test_there_are_some():
 @pytest.mark.parametrize("page, block", BLOCKS, ids=lambda value: str(value)[:30])
 def test_python_runs(page, block, tmp_path, monkeypatch):
     """In an empty folder, which it may write to; what `get_config` returns passes the check."""
+    if "import equinox" in block:
+        pytest.importorskip("equinox")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     for name, text in re.findall(r"^# (\w+\.py)\n(.*?)(?=^# \w+\.py\n|\Z)", block, re.M | re.S):
@@ -56,6 +60,21 @@ def test_python_runs(page, block, tmp_path, monkeypatch):
         config = config_lib.default()
         config.methods = names["entries"]
         config_lib.check(config)
+
+
+def test_a_wrapper_takes_greyscale_images_into_a_model_of_rgb():
+    (block,) = (block for _, block in BLOCKS if "def imagenet" in block)
+    names: dict = {}
+    exec(block, names)
+    init, apply = names["imagenet"]()
+    images = jax.random.uniform(jax.random.key(0), (2, 32, 32, 1))
+    variables = init(jax.random.key(1), images[:1])
+    assert variables["params"]["Conv_0"]["kernel"].shape[2] == 3
+    logits, _ = apply(variables, images, False, None)
+    net = build("resnet18", num_classes=1000)
+    rgb = jax.numpy.concatenate([images] * 3, axis=-1)
+    assert logits.shape == (2, 1000)
+    assert (logits == net.apply(variables, rgb, False, None)[0]).all()
 
 
 @pytest.mark.parametrize("page, command", LAUNCHES, ids=lambda value: str(value)[:60])
