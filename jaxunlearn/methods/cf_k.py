@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from jaxunlearn import rules
-from jaxunlearn.methods.parts import last, weight_layers
+from jaxunlearn.methods.parts import last, layers_of
 from jaxunlearn.methods.task import Task
 from jaxunlearn.training.links import keep, only_marked
 from jaxunlearn.training.passes import Action, Link, Pass, Replace, Variables, cross_entropy
@@ -44,8 +44,7 @@ class Thawed(NamedTuple):
     @classmethod
     def of(cls, task: Task, k: int) -> "Thawed":
         """Counted from the head."""
-        model, shape = task.bench.setup.model, task.bench.images.shape[1:]
-        layers = weight_layers(model, task.original, shape)
+        layers = layers_of(task)
         state = frozenset(path for layer in layers[-k:] for path in layer.state)
         mask = jax.device_put(last(task.original["params"], layers, k))
         return cls(mask, state, k >= len(layers))

@@ -26,7 +26,7 @@ from jaxunlearn import rules
 from jaxunlearn.methods import retrain
 from jaxunlearn.methods.task import Task
 from jaxunlearn.training.links import add_decay
-from jaxunlearn.training.passes import Action, Batch, Pass, Replace, cross_entropy
+from jaxunlearn.training.passes import FRESH_OPTIMIZER, Action, Batch, Pass, cross_entropy
 
 NEEDS = ("forget", "retain", "labels")
 COST = "E · (1 + f) + f"
@@ -74,10 +74,9 @@ def passes(task: Task, config: Any) -> Iterator[Action]:
     total, labels = 1 + 2 * config.epochs, task.labels
     yield Pass(uniform_objective, task.forget, labels, config.uniform_lr, total)
     decay = add_decay(config.retain_decay)
-    afresh = Replace(lambda variables: variables)  # the optimizer, that is
     for epoch in range(config.epochs):
         fall = retrain.SCHEDULES["cosine"](config, epoch)
-        yield afresh
+        yield FRESH_OPTIMIZER
         yield Pass(
             contrast_objective,
             (task.forget, task.retain),
@@ -86,5 +85,5 @@ def passes(task: Task, config: Any) -> Iterator[Action]:
             total,
             context=np.float32(config.temperature),
         )
-        yield afresh
+        yield FRESH_OPTIMIZER
         yield Pass(cross_entropy, task.retain, labels, config.lr, total, before=(decay,))

@@ -21,7 +21,7 @@ from jaxunlearn import rules
 from jaxunlearn.keys import stage_rng
 from jaxunlearn.methods import parts, retrain
 from jaxunlearn.methods.task import Task
-from jaxunlearn.training.passes import Action, Batch, Pass, Replace
+from jaxunlearn.training.passes import FRESH_OPTIMIZER, Action, Batch, Pass, Replace
 
 NEEDS = ("retain", "val", "labels")
 COST = "E · (1 − f) + warmup.epochs · n_val / n, and a third more for the original's outputs"
@@ -85,7 +85,7 @@ def passes(task: Task, config: Any) -> Iterator[Action]:
             context=context,
             images=task.val.images,
         )
-    yield Replace(lambda variables: variables)  # a fresh optimizer
+    yield FRESH_OPTIMIZER
     for epoch in range(config.epochs):
         lr = config.lr * retrain.SCHEDULES["cosine"](config, epoch)
         yield Pass(objective, task.retain, task.labels, lr, total, context=context)

@@ -16,7 +16,7 @@ from jaxunlearn.methods import saliency
 from jaxunlearn.methods.method import NEEDS, REQUESTS, Method
 from jaxunlearn.methods.task import Task
 from jaxunlearn.rules import Unread
-from jaxunlearn.training.passes import Action, Pass, Replace, Variables
+from jaxunlearn.training.passes import FRESH_OPTIMIZER, Action, Pass, Replace
 from jaxunlearn.training.step import OPTIMIZER, OPTIMIZER_RULES
 
 SHARED = (*OPTIMIZER, "mask")
@@ -50,7 +50,7 @@ def in_stages(names: tuple[str, ...], methods: Sequence[Method]) -> Method:
         done, claims = 0, None
         for number, (name, stage) in enumerate(stages.items()):
             if number:
-                yield Replace(_same)
+                yield FRESH_OPTIMIZER
             actions: Any = stage.passes(task, _of_stage(settings, name))
             made, reply = 0, None
             while True:
@@ -118,7 +118,3 @@ def _first(names: tuple[str, ...], name: str, why: str) -> str:
 def _of_stage(settings: Any, name: str) -> ConfigDict:
     """A stage's settings, with those that all share."""
     return ConfigDict({**{field: settings[field] for field in SHARED}, **settings[name]})
-
-
-def _same(variables: Variables) -> Variables:
-    return variables

@@ -24,7 +24,14 @@ from jaxunlearn import rules
 from jaxunlearn.keys import stage_rng
 from jaxunlearn.methods import pixels
 from jaxunlearn.methods.task import Task
-from jaxunlearn.training.passes import Action, Batch, Pass, Replace, Variables, cross_entropy
+from jaxunlearn.training.passes import (
+    FRESH_OPTIMIZER,
+    Action,
+    Batch,
+    Pass,
+    Variables,
+    cross_entropy,
+)
 
 NEEDS = ("retain", "labels")
 REQUESTS = ("class",)
@@ -106,10 +113,6 @@ def passes(task: Task, config: Any) -> Iterator[Action]:
         images = 255 * pixels.to_levels(noise, pixels.scale(task))
         for _ in range(config.impair_epochs):
             yield Pass(cross_entropy, stream, labels, config.impair_lr, total, images=images)
-        yield Replace(_itself)  # with a fresh optimizer
+        yield FRESH_OPTIMIZER
     for _ in range(config.repair_epochs):
         yield Pass(cross_entropy, part, task.labels, config.repair_lr, total)
-
-
-def _itself(variables: Variables) -> Variables:
-    return variables

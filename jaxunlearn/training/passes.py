@@ -137,6 +137,9 @@ class Replace:
     variables: Variables | Callable[[Variables], Variables]
 
 
+FRESH_OPTIMIZER = Replace(lambda variables: variables)
+
+
 @dataclasses.dataclass(frozen=True)
 class Ask:
     """Ask for a number that the present variables give, such as the accuracy on validation.
