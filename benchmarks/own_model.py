@@ -6,7 +6,7 @@ dropout, trained by a plain loop of optax; or, with --net=resnet, a ResNet-18 of
 patients, which a hospital would spare itself: it shows what the request comes down to.
 
     python benchmarks/own_model.py --data=pneumoniamnist.npz --patients=37
-    python benchmarks/own_model.py --data=malaria.npz --patients=3 --net=resnet
+    python benchmarks/own_model.py --data=malaria.npz --patients=3 --net=resnet --width=8 --epochs=1
 """
 
 import tempfile
