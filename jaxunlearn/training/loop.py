@@ -10,7 +10,7 @@ import numpy as np
 from jaxunlearn import devices
 from jaxunlearn.errors import UserError
 from jaxunlearn.keys import stage_key, stage_rng
-from jaxunlearn.training.passes import Action, Ask, Pass, Replace, Restore, Save, Variables
+from jaxunlearn.training.passes import Action, Ask, Pass, Replace, Restore, Save, Variables, Watch
 from jaxunlearn.training.programs import Stopwatch
 from jaxunlearn.training.step import (
     Bench,
@@ -29,8 +29,8 @@ class Result(NamedTuple):
 
     Attributes:
       variables: the trained variables.
-      seconds: the method's own run-time, excluding compilation and checkpoints (RTE).
-      compile_seconds: time spent tracing and compiling.
+      seconds: the method's own run-time, excluding compilation, checkpoints and watching (RTE).
+      compile_seconds: time spent tracing and compiling, excluding what watching took of it.
       history: loss and accuracy (fraction) of every pass.
       claims: what the method claims of its result, such as {"epsilon": 1.0, "delta": 1e-5}.
     """
@@ -50,7 +50,7 @@ class Point(NamedTuple):
       state: the train state's leaves.
       history: as `Result.history`.
       seconds: as `Result.seconds`.
-      answers: to the method's questions (`Ask`), in order.
+      answers: to questions (`Ask`, `Watch`), in order.
       saved: variables by name (`Save`).
     """
 
@@ -58,7 +58,7 @@ class Point(NamedTuple):
     state: list[Any]
     history: list[dict[str, float]]
     seconds: float
-    answers: list[float]
+    answers: list[Any]
     saved: dict[str, Variables]
 
 
@@ -89,7 +89,7 @@ class _Conversation:
 
     def __init__(self, actions: Iterable[Action]):
         self._actions = iter(actions)
-        self.reply: float | None = None
+        self.reply: Any = None
         self.claims: dict[str, Any] = {}
 
     def __iter__(self) -> Iterator[Action]:
@@ -136,17 +136,17 @@ def run(
     point = resume or Point(0, [], [], 0.0, [], {})
     history, answers, saved = list(point.history), list(point.answers), dict(point.saved)
     old, compile_start = iter(point.answers), bench.programs.seconds
-    conversation, watch = _Conversation(actions), Stopwatch(bench.programs, point.seconds)
+    conversation, clock = _Conversation(actions), Stopwatch(bench.programs, point.seconds)
     for number, action in enumerate(conversation):
         if number < point.done:  # already in the state that we resume from, and in its seconds
-            if isinstance(action, Ask):
+            if isinstance(action, Ask | Watch):
                 conversation.reply = next(old)
             if isinstance(action, Replace | Restore):  # of the structure that the state then has
                 state = _replaced(action, state, saved, bench)
             if number + 1 == point.done:
                 leaves = devices.replicate(point.state, bench.programs.mesh)
                 state = jax.tree.unflatten(jax.tree.structure(state), leaves)
-            watch.start()
+            clock.start()
             continue
         if isinstance(action, Pass):
             state, summary = _run_pass(the_run, action, len(history), state)
@@ -154,18 +154,25 @@ def run(
         elif isinstance(action, Ask):
             conversation.reply = float(action.question(state.variables))
             answers.append(conversation.reply)
+        elif isinstance(action, Watch):
+            clock.stop()
+            compiled = bench.programs.seconds
+            conversation.reply = action.question(state.variables)
+            answers.append(conversation.reply)
+            compile_start += bench.programs.seconds - compiled
+            clock.start()
         elif isinstance(action, Save):
             saved[action.name] = jax.tree.map(np.array, jax.device_get(state.variables))
         else:
             state = _replaced(action, state, saved, bench)
         jax.block_until_ready(state)
-        seconds = watch.stop()
+        seconds = clock.stop()
         if checkpoint is not None and isinstance(action, Pass):
             kept = (list(history), seconds, list(answers), dict(saved))
             checkpoint(Point(number + 1, jax.tree.leaves(state), *kept))
-        watch.start()
+        clock.start()
     compiling = bench.programs.seconds - compile_start
-    return Result(state.variables, watch.stop(), compiling, history, conversation.claims)
+    return Result(state.variables, clock.stop(), compiling, history, conversation.claims)
 
 
 def _replaced(

@@ -151,6 +151,16 @@ class Ask:
 
 
 @dataclasses.dataclass(frozen=True)
+class Watch:
+    """Ask for what those who watch want to know: off the clock, and any JSON but null.
+
+    What a method itself wants to know is an `Ask`, whose time is the method's.
+    """
+
+    question: Callable[[Variables], Any]
+
+
+@dataclasses.dataclass(frozen=True)
 class Save:
     """Keep a copy of the present variables under a name, in place of an earlier one."""
 
@@ -164,4 +174,4 @@ class Restore:
     name: str
 
 
-Action = Pass | Replace | Ask | Save | Restore
+Action = Pass | Replace | Ask | Watch | Save | Restore
