@@ -9,7 +9,7 @@ the code that reads them:
   augment_params  jaxunlearn/augment/policies.py, the parameters of each policy
   train           jaxunlearn/methods/retrain.py, and jaxunlearn/training/step.py for the optimizer
   methods.NAME    jaxunlearn/methods/NAME.py, and the same for the optimizer
-  eval, budget    below
+  eval, budget, watch   below
 """
 
 import copy
@@ -74,6 +74,13 @@ BUDGET = {
     "risk_rise": 10.0,  # % of the original's risk, in any of `eval.scenarios`
     "moved": 0.0,  # % of the norm of the original's parameters
 }
+# Looks at a method as it goes; see jaxunlearn/watch.py.
+WATCH = {
+    "every": 0,  # passes between two looks; 0: none
+    "images": 500,  # of each of forget, retain and val at most so many, drawn once for a seed
+    "stop": False,  # True: a method that loses more accuracy on validation than this is stopped
+    "tolerance": 2.0,  # percentage points, against what it started from
+}
 
 RULES: dict[str, Rule] = {
     "name": rules.WORD,
@@ -90,6 +97,20 @@ RULES: dict[str, Rule] = {
     "checkpoint_every": rules.whole(1),
 }
 BUDGET_RULES = dict.fromkeys(BUDGET, rules.at_least(0))
+WATCH_RULES = {
+    "every": rules.whole(0),
+    "images": rules.whole(1),
+    "tolerance": rules.between(0, 100),
+}
+_LOOKS = Unread(lambda settings: settings.every > 0, "set config.watch.every to 1 or more")
+WATCH_READS = {
+    "images": _LOOKS,
+    "stop": _LOOKS,
+    "tolerance": Unread(
+        lambda settings: settings.every > 0 and settings.stop,
+        "set config.watch.every and config.watch.stop=True",
+    ),
+}
 TRAIN = {**OPTIMIZER, **retrain.DEFAULTS}  # the original's and the retrained's recipe
 TRAIN_RULES = {**OPTIMIZER_RULES, **retrain.RULES}
 
@@ -130,6 +151,7 @@ def default() -> ConfigDict:
             "methods": {},  # see `methods`
             "eval": EVAL,
             "budget": BUDGET,
+            "watch": WATCH,
         }
     )
     return config.lock()  # a misspelt field in a config file is an error too
@@ -259,6 +281,7 @@ def check(config: ConfigDict) -> None:
         ("train", TRAIN_RULES),
         ("eval", _eval_rules()),
         ("budget", BUDGET_RULES),
+        ("watch", WATCH_RULES),
     ):
         rules.check(config[section], section_rules, f"config.{section}")
     for name, settings in config.methods.items():
@@ -308,6 +331,7 @@ def unread(config: ConfigDict, dataset: Dataset) -> dict[str, str]:
     if config.requests:
         budgets = dict.fromkeys(("fnr_rise", "risk_rise"), clinical)
     found |= rules.unread(config.budget, BUDGET, budgets, "config.budget")
+    found |= rules.unread(config.watch, WATCH, WATCH_READS, "config.watch")
     retrained = Unread(lambda settings: settings.retrained, "set config.retrained=True")
     found |= rules.unread(config, DEFAULTS, {"retrained_path": retrained}, "config")
     trains = Unread(

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.text import Text
 
-from jaxunlearn import compiled, metrics, processes, workdir
+from jaxunlearn import compiled, metrics, processes, watch, workdir
 from jaxunlearn.data import forget
 from jaxunlearn.data.dataset import SETS, Examples
 from jaxunlearn.errors import unknown
@@ -132,7 +132,8 @@ def _report(
 ) -> results.Report:
     """What the models' values give, written to the folder."""
     header = _describe(one, machine)
-    header["notes"] = [*header["notes"], *results.made_elsewhere(judged, header)]
+    notes = [*results.made_elsewhere(judged, header), *results.stopped(judged)]
+    header["notes"] = [*header["notes"], *notes]
     report = results.assemble(
         header,
         list(judged),
@@ -165,8 +166,20 @@ def _judge(one: Experiment, name: str, seed: int, trained: Trained, folder: Path
     values["key"] = trained.key
     if meta["claims"]:
         values["claims"] = meta["claims"]
+    if config.watch.every:
+        values["watch"] = meta["watch"] or _looked_at(one, seed, trained)
     judged_on, _ = apart(predictions["test"], one.forgotten_classes)
     return results.Judged(values, judged_on)
+
+
+def _looked_at(one: Experiment, seed: int, trained: Trained) -> watch.Curve:
+    """A look at a model that was not watched, on the images that a method is watched on."""
+    drawn = watch.draw(one.asked, one.dataset, seed, one.cell.config.watch.images)
+    logits, found = trained.logits(), {}
+    for which, (source, rows) in drawn.items():
+        labels = getattr(one.dataset, source).labels[rows]
+        found[which] = metrics.Predictions(logits[source][rows], labels)
+    return {"looks": [watch.look(0, found)], "result": 0}
 
 
 def _add_drift(

@@ -22,7 +22,7 @@ from jaxunlearn.metrics.unlearning import forgotten_classes
 from jaxunlearn.models import brought
 from jaxunlearn.models.architecture import Architecture, given, named
 from jaxunlearn.models.model import Model
-from jaxunlearn.trained import Recipe, source_of
+from jaxunlearn.trained import WATCHING, Recipe, source_of
 from jaxunlearn.training.step import Setup, num_logits
 
 # What is to be believed of models that were made elsewhere, by the setting that names them.
@@ -92,7 +92,9 @@ class Experiment(NamedTuple):
         before = self.earlier.recipes(seed) if self.earlier else {}
         for name, settings in config.methods.items():
             parent = before.get(name, original)
-            recipes[name] = self._recipe(name, seed, settings, self.asked, parent)
+            # What was made elsewhere cannot be watched.
+            watched = config.watch.every > 0 and not find(settings.method).files
+            recipes[name] = self._recipe(name, seed, settings, self.asked, parent, watched)
         return recipes
 
     def _recipe(
@@ -102,6 +104,7 @@ class Experiment(NamedTuple):
         settings: ConfigDict,
         split: forget.Split,
         parent: Recipe | None,
+        watched: bool = False,
     ) -> Recipe:
         config = self.cell.config
         chain = config_lib.augment_chain(config)
@@ -124,7 +127,10 @@ class Experiment(NamedTuple):
             ),
             model=self.architecture.fields,
             chain=chain,
-            code=self.source_of((*modules(settings), *self.architecture.sources)),
+            code=self.source_of(
+                (*modules(settings), *self.architecture.sources, *(WATCHING if watched else ()))
+            ),
+            watch=config.watch.to_dict() if watched else None,
         )
 
 
@@ -182,6 +188,7 @@ def make(
             one = Experiment(cell, dataset, split, asked, earlier, notes, read_once, architecture)
             check_requests(one)
             check_judged(one)
+            check_watched(one)
             experiments.append(one)
     check_read(experiments)
     return experiments
@@ -260,6 +267,16 @@ def check_judged(one: Experiment) -> None:
             f"forget.kind={one.cell.config.forget.kind!r} takes all of {names}, and each of the "
             f"{len(labels)} test images of {one.dataset.name} is of such a class, so that nothing "
             "is left to judge a model on; forget fewer classes, or give other test images"
+        )
+
+
+def check_watched(one: Experiment) -> None:
+    """Raises where methods are to be stopped by validation images that there are not."""
+    labels, retain = one.dataset.train.labels, one.asked.retain
+    if one.cell.config.watch.stop and not np.isin(one.dataset.val.labels, labels[retain]).any():
+        raise UserError(
+            f"config.watch.stop=True on {one.dataset.name}: validation has no image of a class "
+            "that retain has; set watch.stop=False, or give other validation images"
         )
 
 

@@ -100,6 +100,7 @@ def unlearn(
     mean: tuple[float, ...] = (0.5,),
     std: tuple[float, ...] = (0.5,),
     augment: str | tuple[str, ...] = "none",
+    watch: Mapping[str, Any] | None = None,
     seed: int = 0,
     folder: str | Path | None = None,
     console: Console | None = None,
@@ -128,6 +129,7 @@ def unlearn(
       mean: of images scaled to 0 to 1, for all channels or one for each.
       std: the same.
       augment: see `config.augment`.
+      watch: settings of `config.watch`, such as `{"every": 1}`; None: the method is not watched.
       seed: of the method.
       folder: where files go, and are found again by the same call; None: into a temporary folder.
       console: where progress and the table are printed; the standard output if None.
@@ -147,6 +149,7 @@ def unlearn(
     config = _config(malignant, mean, std, seed)
     config.augment = augment
     config_lib.change(config.train, retrain or {}, "retrain")
+    config_lib.change(config.watch, watch or {}, "watch")
     config.retrained = retrain is not None
     name = method.rpartition(":")[2]
     config.methods = config_lib.methods(**{name: {"method": method, **settings}})

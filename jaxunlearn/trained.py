@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,23 +13,26 @@ from flax.errors import FlaxError
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from jaxunlearn import closure, devices, files, processes
+from jaxunlearn import closure, devices, files, processes, watch
 from jaxunlearn.data.dataset import SETS, Dataset
 from jaxunlearn.data.forget import Split
 from jaxunlearn.errors import Stopped, UserError, one_line
 from jaxunlearn.methods.table import actions, find
 from jaxunlearn.methods.task import Task
+from jaxunlearn.metrics.predictions import Predictions
 from jaxunlearn.models import brought
 from jaxunlearn.report.progress import progress
 from jaxunlearn.store import Checkpoints, Store, load_tree, make_key, read_meta, read_npz, save_tree
 from jaxunlearn.training.loop import DivergedError, Point, Result, run
-from jaxunlearn.training.passes import Variables
+from jaxunlearn.training.passes import Action, Variables
 from jaxunlearn.training.programs import Programs
 from jaxunlearn.training.step import Bench, Setup, fresh
 from jaxunlearn.training.sweep import predict
 
 # What makes a model whatever its architecture and method; all that these import counts too.
 MAKING = ("jaxunlearn.training.loop", "jaxunlearn.training.sweep", "jaxunlearn.augment.policies")
+
+WATCHING = ("jaxunlearn.watch",)  # and what makes one that is watched
 
 
 def source_of(modules: tuple[str, ...]) -> str:
@@ -52,6 +55,7 @@ class Recipe:
       model: what tells `setup.model` from others, see `Architecture`.
       chain: the policies that `setup.augment` was built from.
       code: `source_of` the model and the method.
+      watch: `config.watch` where the method is watched.
     """
 
     name: str
@@ -64,11 +68,12 @@ class Recipe:
     model: dict[str, Any]
     chain: Any
     code: str
+    watch: dict[str, Any] | None = None
 
     @functools.cached_property
     def fields(self) -> dict[str, Any]:
         """What the store's key is a hash of."""
-        return {
+        fields = {
             "data": self.dataset.fingerprint,
             "split": self.split.fingerprint,
             "mean": self.setup.mean,
@@ -81,6 +86,7 @@ class Recipe:
             "switches": devices.switches(),
             "code": self.code,
         }
+        return fields if self.watch is None else fields | {"watch": self.watch}
 
     def _files(self) -> dict[str, str]:
         """Of settings that name models, the content."""
@@ -127,7 +133,7 @@ class Trained:
         return read_npz(self.path / "logits.npz")
 
     def meta(self) -> dict[str, Any]:
-        """Its seconds, history, claims and the fields of its key."""
+        """Its seconds, history, claims, curve (None: not watched) and the fields of its key."""
         return read_meta(self.path)
 
 
@@ -220,7 +226,7 @@ class Trainer:
         """A new model, put into the store."""
         checkpoints = self._checkpoints(recipe)
         bench = Bench(recipe.setup, self.images(recipe.dataset), self.programs)
-        result = self._train(recipe, bench, checkpoints, alive)
+        result, curve = self._train(recipe, bench, checkpoints, alive)
         logits = self._predict(recipe, bench, result)
         meta = {
             "fields": recipe.fields,
@@ -228,6 +234,7 @@ class Trainer:
             "compile_seconds": result.compile_seconds,
             "history": result.history,
             "claims": result.claims,
+            "watch": curve,
             "made_on": checkpoints.made_on,
         }
         trees = {"variables": jax.device_get(result.variables)}
@@ -246,10 +253,16 @@ class Trainer:
         bench: Bench,
         checkpoints: Checkpoints,
         alive: Callable[[], None],
-    ) -> Result:
-        """Runs the recipe's method, from its last checkpoint if it has one."""
+    ) -> tuple[Result, watch.Curve | None]:
+        """Runs the recipe's method, from its last checkpoint if it has one; and its curve."""
         start = self._start(recipe, bench)
         task = Task(**recipe.inputs, original=start, bench=bench)
+        made: Iterable[Action] = actions(task, recipe.settings)
+        watched = None
+        if recipe.watch is not None:
+            made = watched = watch.Watched(
+                made, recipe.watch, _looker(recipe, bench, recipe.watch["images"])
+            )
         point = processes.from_first(lambda: _fields(checkpoints.latest()))
         resume = point and Point(**point)
         if resume is not None:
@@ -257,8 +270,8 @@ class Trainer:
             self.console.print(f"resumed after epoch {passes}", highlight=False)
         with progress(self.console, f"seed {recipe.seed} · {recipe.name}", alive) as update:
             try:
-                return run(
-                    actions(task, recipe.settings),
+                result = run(
+                    made,
                     start,
                     bench,
                     stage=recipe.stage,
@@ -267,6 +280,7 @@ class Trainer:
                     resume=resume,
                     checkpoint=checkpoints.save if processes.is_first() else None,
                 )
+                return result, watched.curve if watched else None
             except (Stopped, KeyboardInterrupt, SystemExit):
                 checkpoints.flush()
                 raise
@@ -318,3 +332,18 @@ def _nothing() -> None:
 def _fields(point: Point | None) -> dict[str, Any] | None:
     """A point as the processes of a run tell it each other."""
     return None if point is None else point._asdict()
+
+
+def _looker(recipe: Recipe, bench: Bench, images: int) -> Callable[[Variables], watch.Predicted]:
+    """What gives the predictions that a look judges."""
+    size = recipe.setup.batch_size  # in the key, as all that a model may depend on
+    sets = []
+    for which, (source, rows) in watch.draw(
+        recipe.split, recipe.dataset, recipe.seed, images
+    ).items():
+        examples = getattr(recipe.dataset, source)
+        sets.append((which, examples.images[rows], examples.labels[rows]))
+    return lambda variables: {
+        which: Predictions(predict(variables, seen, bench, size), labels)
+        for which, seen, labels in sets
+    }

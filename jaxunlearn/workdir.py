@@ -168,4 +168,7 @@ def write_report(report: Results, workdir: Path) -> None:
         write_text(workdir / "table.md", terminal.markdown_table(report))
         with files.whole(workdir / "figure.png", ".png") as name:
             figures.draw(report, str(name))
+        if "models" in report and figures.is_watched(report):
+            with files.whole(workdir / "watch.png", ".png") as name:
+                figures.draw_watch(report, str(name))
         write_text(workdir / "metrics.json", json.dumps(report, indent=1, allow_nan=False))

@@ -17,6 +17,8 @@ has "requests", the `Requests` of a sequence. Values are dicts whose keys and un
     claims           what the method claims of its own result, such as {"epsilon": 1.0}; under
                      "caveat", in words, what that does not promise
     intervals        of a sequence: one seed's intervals of what it has lost, over test images
+    watch            with `config.watch.every`: `jaxunlearn.watch.Curve`; of a reference model, one
+                     look at it, on the same images
 
 `gaps` and `avg_gap` are there only if there is a retrained model. An undefined value is None.
 """
@@ -44,7 +46,7 @@ RETRAINED, ORIGINAL = "retrained", "original"
 REFERENCES = (RETRAINED, ORIGINAL)
 
 # Not meaningful to average over seeds.
-NOT_AVERAGED = ("seed", "p_value", "claims", "intervals", "made_by")
+NOT_AVERAGED = ("seed", "p_value", "claims", "intervals", "made_by", "watch")
 
 Values = dict[str, Any]
 
@@ -324,6 +326,29 @@ def made_elsewhere(judged: Mapping[str, Sequence[Judged]], machine: Mapping[str,
         f"measured: {', '.join(dict.fromkeys(names))}."
         for differences, names in found.items()
     ]
+
+
+def stopped(judged: Mapping[str, Sequence[Judged]]) -> list[str]:
+    """Sentences on the methods that were stopped by `config.watch.stop`.
+
+    Args:
+      judged: by name, one per seed; of their values "seed" and "watch" are read.
+    """
+    notes = []
+    for name, models in judged.items():
+        for values in (model.values for model in models if "watch" in model.values):
+            looks, result = values["watch"]["looks"], values["watch"]["result"]
+            if result == len(looks) - 1:
+                continue
+            what = f"what it had after pass {looks[result]['passes']}"
+            if result == 0:
+                what = "what it started from, unchanged"
+            notes.append(
+                f"{name} (seed {values['seed']}) was stopped after pass {looks[-1]['passes']}: its "
+                "accuracy on validation had fallen by more than config.watch.tolerance. Its result "
+                f"is {what}."
+            )
+    return notes
 
 
 def _differences(made_on: Mapping[str, Any], machine: Mapping[str, Any]) -> str:

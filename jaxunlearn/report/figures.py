@@ -34,6 +34,8 @@ COLOURS = (
 )
 MARKERS = "osD^vP<X"
 GREY = "0.35"
+# What a look gives, and of what.
+WATCHED = {"UA": "error on forget", "RA": "accuracy on retain", "VA": "accuracy on validation"}
 # Do not clip markers at the axis.
 POINT: dict[str, Any] = {"markersize": 8, "clip_on": False, "zorder": 3}
 
@@ -189,6 +191,64 @@ def _draw_course(axis: "Axes", report: Requests, panel: tuple[str, ...]) -> None
     axis.set_title(" ".join([metric.header, *panel[1:]]), fontsize=10)
     axis.set_ylabel("points" if metric.unit == "percentage points" else metric.unit)
     axis.set_xticks([step["number"] for step in steps])
+
+
+def is_watched(report: Experiment) -> bool:
+    """Whether there are curves to draw."""
+    return all("watch" in model["per_seed"][0] for model in report["models"].values())
+
+
+def draw_watch(report: Experiment, path: str) -> None:
+    """Writes the curves of watched methods as PNG: a panel per set, a line per method and seed.
+
+    Args:
+      report: see `metrics.results`.
+      path: the file to write.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 3.9), dpi=150, layout="constrained")
+    figure.suptitle(title(report), fontsize=11)
+    *axes, legend = figure.subplots(1, len(WATCHED) + 1)
+    for axis, (key, of) in zip(axes, WATCHED.items(), strict=True):
+        for (name, model), colour, marker in _looks(report["models"].items()):
+            curves = [values["watch"] for values in model["per_seed"]]
+            if name in REFERENCES:
+                height = np.mean([_look_values(curve, key) for curve in curves])
+                axis.axhline(height, linestyle="--", color=colour, linewidth=1.2, label=name)
+            else:
+                _draw_curves(axis, curves, key, name, f"{marker}-", colour)
+        axis.set_title(f"{key}: {of}", fontsize=10)
+        axis.set_xlabel("passes")
+        axis.set_ylabel("%")
+        axis.set_xlim(left=0)
+        axis.locator_params("x", integer=True)
+    legend.axis("off")
+    legend.legend(*axes[0].get_legend_handles_labels(), loc="center left", frameon=False)
+    caption = (
+        "On images drawn from each set, a line per seed. Dashed: the mean of models that were not "
+        "watched. Circle: the result of a method that was stopped."
+    )
+    _finish(axes, figure, caption, path)
+
+
+def _look_values(curve: dict[str, Any], key: str) -> list[float]:
+    """A value at every look; NaN, which is not drawn, where it is undefined."""
+    return [math.nan if look[key] is None else look[key] for look in curve["looks"]]
+
+
+def _draw_curves(
+    axis: "Axes", curves: list[Any], key: str, name: str, fmt: str, colour: str
+) -> None:
+    """A value of a method by passes, for every seed."""
+    for number, curve in enumerate(curves):
+        x, y = [look["passes"] for look in curve["looks"]], _look_values(curve, key)
+        label = None if number else name
+        axis.plot(x, y, fmt, color=colour, label=label, **{**POINT, "markersize": 5})
+        if (end := curve["result"]) < len(x) - 1:
+            axis.plot(
+                x[end], y[end], "o", color=colour, fillstyle="none", **{**POINT, "markersize": 12}
+            )
 
 
 def _share(axes: Any) -> None:
