@@ -7,6 +7,7 @@ are given into a folder and run an experiment on it, as the command line does.
 import contextlib
 import dataclasses
 import shutil
+import sys
 import tempfile
 import weakref
 from collections.abc import Mapping
@@ -112,11 +113,12 @@ def unlearn(
     give the same bits.
 
     Args:
-      model: a `flax.linen.Module`, a `flax.nnx.Module` or a class of these, a
+      model: a `flax.linen.Module`, a `flax.nnx.Module` or a class of these, an Equinox module, a
         `jaxunlearn.models.Model`, a pair (init, apply) of functions; or a name as
         `config.model.name`.
       variables: the trained ones, a dict of "params" and, where there are any, other collections;
-        or an nnx module that has them; None: `model` is one. The result's are one then, too.
+        or an nnx or Equinox module that has them; None: `model` is one. The result's are one
+        then, too.
       data: a `.npz` in MedMNIST's layout, or its arrays by name: `train_images` uint8
         `[N, H, W, C]`, `train_labels` `[N]`, and of val and test; groups where patients have ids.
       forget: training indices, int `[M]`; or a share of each class; or fields of `config.forget`,
@@ -140,11 +142,11 @@ def unlearn(
     """
     if retrain is not None and retrained is not None:
         raise UserError("retrain and retrained are both given; train a model, or bring one")
-    if is_nnx(model) and (retrain is not None or method == "retrain"):
+    if _home(model) and (retrain is not None or method == "retrain"):
         raise UserError(
-            f"{type(model).__name__} is an nnx module that has its parameters, and cannot be "
-            "trained from new ones; give its class, or a function that takes rngs and returns it, "
-            "and the module as variables"
+            f"{type(model).__name__} is a module that has its parameters, and cannot be trained "
+            "from new ones; give its class, or a function that takes rngs and returns it, and the "
+            "module as variables; of Equinox, a pair of functions (init, apply)"
         )
     config = _config(malignant, mean, std, seed)
     config.augment = augment
@@ -291,24 +293,34 @@ def _request(forget: Any, path: Path) -> Mapping[str, Any]:
     return {"kind": "indices", "path": str(path)}
 
 
-def _model(given: Any) -> Model:
-    """The model that was given, of whatever kind."""
-    if is_nnx(given):
+def _home(value: Any) -> Any:
+    """The module of `models` for modules that have their parameters, where this is one."""
+    if is_nnx(value):
         from jaxunlearn.models import nnx
 
-        return nnx.from_instance(given)
-    return as_model(given)
+        return nnx
+    equinox = sys.modules.get("equinox")
+    if equinox is not None and isinstance(value, equinox.Module):
+        from jaxunlearn.models import equinox as home
+
+        return home
+    return None
+
+
+def _model(given: Any) -> Model:
+    """The model that was given, of whatever kind."""
+    home = _home(given)
+    return home.from_instance(given) if home else as_model(given)
 
 
 def _tree(variables: Any) -> Any:
     """Variables as a dict, which those of an nnx module are not."""
-    if is_nnx(variables):
-        from jaxunlearn.models import nnx
-
-        return nnx.variables(variables)
+    home = _home(variables)
+    if home:
+        return home.variables(variables)
     if not isinstance(variables, Mapping):
         raise UserError(
-            'variables must be a dict with "params", or an nnx module that has them, '
+            'variables must be a dict with "params", or an nnx or Equinox module that has them, '
             f"got {type(variables).__name__}"
         )
     return variables
@@ -318,11 +330,8 @@ def _like(made: Any, given: Any) -> Any:
     """Variables that were made, in the containers and types that others were given in."""
     old = _tree(given)
     new = jax.tree.map(_as_given, serialization.from_state_dict(old, made), old)
-    if is_nnx(given):
-        from jaxunlearn.models import nnx
-
-        return nnx.with_variables(given, new)
-    return new
+    home = _home(given)
+    return home.with_variables(given, new) if home else new
 
 
 def _write_variables(path: Path, variables: Any) -> None:

@@ -172,6 +172,53 @@ def test_without_a_retrained_model_there_are_no_gaps(data):
     assert "gaps" not in done.metrics and set(done.predictions) == {"original", "unlearned"}
 
 
+def equinox_net(eqx, norm=False):
+    """An Equinox module with dropout, or with a state besides its parameters."""
+
+    class Net(eqx.Module):
+        first: eqx.nn.Linear
+        dropout: eqx.nn.Dropout
+        last: eqx.nn.Linear
+        norm: eqx.nn.BatchNorm | None
+        sizes: tuple = (8, 8)
+
+        def __init__(self):
+            keys = jax.random.split(jax.random.key(5))
+            self.first = eqx.nn.Linear(64, 4, key=keys[0])
+            self.last = eqx.nn.Linear(4, 2, key=keys[1])
+            self.dropout = eqx.nn.Dropout(0.5)
+            self.norm = eqx.nn.BatchNorm(4, "batch", mode="batch") if norm else None
+
+        def __call__(self, x, key=None):
+            x = jax.nn.relu(self.first(x.ravel()))
+            return self.last(self.dropout(x, key=key))
+
+    return Net()
+
+
+def test_an_equinox_module_comes_back_as_one(data):
+    eqx = pytest.importorskip("equinox")
+    trained = equinox_net(eqx)
+    before = jax.device_get(eqx.filter(trained, eqx.is_array))
+    done = unlearn(trained, None, data, np.arange(10), "finetune", **SETTINGS)
+    assert isinstance(done.variables, type(trained)) and done.variables.sizes == (8, 8)
+    assert toy.same_bits(before, eqx.filter(trained, eqx.is_array))
+    assert not toy.same_bits(before, eqx.filter(done.variables, eqx.is_array))
+    with np.load(data) as arrays:
+        image = (arrays["test_images"][:1].reshape(1, 8, 8) / np.float32(255) - 0.5) / 0.5
+    net = eqx.nn.inference_mode(done.variables)
+    expected = done.predictions["finetune"]["test"].logits[0]
+    np.testing.assert_allclose(net(image), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_an_equinox_module_that_is_not_understood(data):
+    eqx = pytest.importorskip("equinox")
+    with pytest.raises(UserError, match=r"Net keeps an eqx\.nn\.State"):
+        unlearn(equinox_net(eqx, norm=True), None, data, np.arange(10), "finetune", **SETTINGS)
+    with pytest.raises(UserError, match="Net is a module that has its parameters"):
+        unlearn(equinox_net(eqx), None, data, np.arange(10), "finetune", retrain={"epochs": 1})
+
+
 class Nnx(nnx.Module):
     """With a stream of random numbers, and state that is no parameter."""
 
@@ -205,7 +252,7 @@ def test_an_nnx_module_with_its_parameters_comes_back_as_one(data):
     judged = evaluate(done.variables, None, data, 0.25, original=trained, console=quiet())
     assert judged.metrics["TA"] == done.metrics["TA"]
     for more in ({"retrain": {"epochs": 1}}, {"method": "retrain"}):
-        with pytest.raises(UserError, match="Nnx is an nnx module that has its parameters"):
+        with pytest.raises(UserError, match="Nnx is a module that has its parameters"):
             unlearn(trained, None, data, 0.25, console=quiet(), **more)
     with pytest.raises(UserError, match=r"must be a dict with .params., .* got Linear"):
         unlearn(Linear(), None, data, 0.25, console=quiet())
