@@ -34,7 +34,7 @@ def get_config(which="quickstart"):
     if which not in SETS:
         raise ValueError(f"all_methods.py:{which}: choose one of {', '.join(SETS)}")
     config = default()
-    config.name = f"all_methods_{which}"
+    config.name = "all_methods" if which == "quickstart" else f"all_methods_{which}"
     config.model.width = 16
     config.train.batch_size = 64
     config.train.lr = 0.05
