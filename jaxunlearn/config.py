@@ -9,7 +9,8 @@ the code that reads them:
   augment_params  jaxunlearn/augment/policies.py, the parameters of each policy
   train           jaxunlearn/methods/retrain.py, and jaxunlearn/training/step.py for the optimizer
   methods.NAME    jaxunlearn/methods/NAME.py, and the same for the optimizer
-  eval, budget, watch   below
+  eval, budget,
+  watch, tune     below
 """
 
 import copy
@@ -81,6 +82,8 @@ WATCH = {
     "stop": False,  # True: a method that loses more accuracy on validation than this is stopped
     "tolerance": 2.0,  # percentage points, against what it started from
 }
+# Methods are tuned before they are run, see jaxunlearn/tune.py.
+TUNE = {"trials": 0}  # candidates for each, at its fewest epochs; 0: they run as they are given
 
 RULES: dict[str, Rule] = {
     "name": rules.WORD,
@@ -111,6 +114,7 @@ WATCH_READS = {
         "set config.watch.every and config.watch.stop=True",
     ),
 }
+TUNE_RULES = {"trials": rules.whole(0, 1000)}
 TRAIN = {**OPTIMIZER, **retrain.DEFAULTS}  # the original's and the retrained's recipe
 TRAIN_RULES = {**OPTIMIZER_RULES, **retrain.RULES}
 
@@ -152,6 +156,7 @@ def default() -> ConfigDict:
             "eval": EVAL,
             "budget": BUDGET,
             "watch": WATCH,
+            "tune": TUNE,
         }
     )
     return config.lock()  # a misspelt field in a config file is an error too
@@ -282,6 +287,7 @@ def check(config: ConfigDict) -> None:
         ("eval", _eval_rules()),
         ("budget", BUDGET_RULES),
         ("watch", WATCH_RULES),
+        ("tune", TUNE_RULES),
     ):
         rules.check(config[section], section_rules, f"config.{section}")
     for name, settings in config.methods.items():
@@ -332,6 +338,8 @@ def unread(config: ConfigDict, dataset: Dataset) -> dict[str, str]:
         budgets = dict.fromkeys(("fnr_rise", "risk_rise"), clinical)
     found |= rules.unread(config.budget, BUDGET, budgets, "config.budget")
     found |= rules.unread(config.watch, WATCH, WATCH_READS, "config.watch")
+    entries = Unread(lambda settings: len(config.methods) > 0, "name some in config.methods")
+    found |= rules.unread(config.tune, TUNE, {"trials": entries}, "config.tune")
     retrained = Unread(lambda settings: settings.retrained, "set config.retrained=True")
     found |= rules.unread(config, DEFAULTS, {"retrained_path": retrained}, "config")
     trains = Unread(

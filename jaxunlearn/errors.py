@@ -20,6 +20,10 @@ class UserError(Exception):
         return [f"jaxunlearn: {self}"]
 
 
+class Diverged(UserError):
+    """A model's training diverged."""
+
+
 class Stopped(BaseException):
     """The system asks the program to end (SIGTERM)."""
 

@@ -9,9 +9,9 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.text import Text
 
-from jaxunlearn import compiled, metrics, processes, watch, workdir
+from jaxunlearn import compiled, metrics, processes, tune, watch, workdir
 from jaxunlearn.data import forget
-from jaxunlearn.data.dataset import SETS, Examples
+from jaxunlearn.data.dataset import SETS
 from jaxunlearn.errors import unknown
 from jaxunlearn.metrics import drift, results, unlearning
 from jaxunlearn.metrics.predictions import apart
@@ -95,6 +95,7 @@ def make_models(
     Raises:
       UserError: as `run`; or there is no such cell or seed.
     """
+    tune.check_at_once(config)
     ready = Prepared(config, folder, console)
     cells = {one.cell.label: one for one in ready.experiments}
     if cell not in cells:
@@ -110,6 +111,7 @@ def make_models(
 
 def _run_one(one: Experiment, trainer: Trainer, folder: Path) -> results.Report:
     """Every model of every seed, its values, and the files of results."""
+    one, tuned = tune.choose(one, trainer)
     config, machine = one.cell.config, trainer.programs.describe()
     judged: dict[str, list[results.Judged]] = {}
     if processes.is_first():
@@ -124,6 +126,9 @@ def _run_one(one: Experiment, trainer: Trainer, folder: Path) -> results.Report:
                 judged.setdefault(name, []).append(_judge(one, name, seed, trained, folder))
         if one.request and processes.is_first():
             _add_drift(one, made, {name: models[-1] for name, models in judged.items()})
+    if tuned and processes.is_first():
+        tune.write(one, tuned, trainer, folder)
+        machine |= {"tuning": {name: found.spent for name, found in tuned.items()}}
     return processes.from_first(lambda: _report(one, machine, judged, folder))
 
 
@@ -149,7 +154,7 @@ def _report(
 
 def _judge(one: Experiment, name: str, seed: int, trained: Trained, folder: Path) -> results.Judged:
     """A model's values by its predictions, which are kept in the folder."""
-    config, predictions, meta = one.cell.config, _predictions(one, trained), trained.meta()
+    config, predictions, meta = one.cell.config, one.predictions(trained.logits()), trained.meta()
     workdir.write_predictions(folder, f"{name}-seed{seed}", predictions)
     values = metrics.evaluate(
         predictions,
@@ -207,25 +212,6 @@ def _add_drift(
 def _params(trained: Trained) -> list[Any]:
     """A model's parameters."""
     return jax.tree.leaves(load_tree(trained.path / "variables")["params"])
-
-
-def _predictions(one: Experiment, trained: Trained) -> dict[str, metrics.Predictions]:
-    """The model's predictions on forget, retain, val and test."""
-    logits = trained.logits()
-    rows: dict[str, tuple[str, Any]] = {
-        "forget": ("train", one.split.forget),
-        "retain": ("train", one.split.retain),
-        "val": ("val", slice(None)),
-        "test": ("test", slice(None)),
-    }
-    predictions = {}
-    for which, (source, index) in rows.items():
-        examples: Examples = getattr(one.dataset, source)
-        groups = None if examples.groups is None else examples.groups[index]
-        predictions[which] = metrics.Predictions(
-            logits[source][index], examples.labels[index], groups
-        )
-    return predictions
 
 
 def _describe(one: Experiment, machine: dict[str, Any]) -> dict[str, Any]:

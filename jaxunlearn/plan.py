@@ -3,7 +3,7 @@
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,11 +13,13 @@ from jaxunlearn import closure
 from jaxunlearn import config as config_lib
 from jaxunlearn.augment.build import build_chain
 from jaxunlearn.data import forget
-from jaxunlearn.data.dataset import Dataset
+from jaxunlearn.data.dataset import SETS, Dataset, Examples
 from jaxunlearn.data.load import load
 from jaxunlearn.errors import UserError
 from jaxunlearn.grid import Cell, cells
 from jaxunlearn.methods.table import find, modules
+from jaxunlearn.metrics import proxy
+from jaxunlearn.metrics.predictions import Predictions
 from jaxunlearn.metrics.unlearning import forgotten_classes
 from jaxunlearn.models import brought
 from jaxunlearn.models.architecture import Architecture, given, named
@@ -76,6 +78,21 @@ class Experiment(NamedTuple):
         """Labels of the classes that are forgotten whole."""
         labels = self.dataset.train.labels
         return forgotten_classes(labels[self.split.forget], labels[self.split.retain])
+
+    def predictions(self, logits: dict[str, np.ndarray]) -> dict[str, Predictions]:
+        """A model's predictions on forget, retain, val and test, by its logits on each set."""
+        rows: dict[str, tuple[str, Any]] = {
+            "forget": ("train", self.split.forget),
+            "retain": ("train", self.split.retain),
+            "val": ("val", slice(None)),
+            "test": ("test", slice(None)),
+        }
+        predictions = {}
+        for which, (source, index) in rows.items():
+            examples: Examples = getattr(self.dataset, source)
+            groups = None if examples.groups is None else examples.groups[index]
+            predictions[which] = Predictions(logits[source][index], examples.labels[index], groups)
+        return predictions
 
     def recipes(self, seed: int) -> dict[str, Recipe]:
         """The recipes of a seed's models by name: original, retrained, and one for each method."""
@@ -154,6 +171,7 @@ def make(
       UserError: a setting, the data or the forget request is invalid, or they do not fit together.
     """
     config_lib.check(config)
+    check_tuning(config)
     datasets: dict[str, Dataset] = {}
     experiments: list[Experiment] = []
     read_once = functools.cache(source_of)
@@ -189,9 +207,25 @@ def make(
             check_requests(one)
             check_judged(one)
             check_watched(one)
+            check_tuned(one)
             experiments.append(one)
     check_read(experiments)
     return experiments
+
+
+def check_tuning(config: ConfigDict) -> None:
+    """Raises where tuning would change what is asked for."""
+    if config.tune.trials and config.requests:
+        raise UserError(
+            "config.tune and config.requests exclude each other: a sequence is run with settings "
+            "that are known; tune its first request as config.forget, and set tune.trials=0"
+        )
+    for field, _ in config.axes if config.tune.trials else ():
+        if field.startswith("methods."):
+            raise UserError(
+                f"config.axes varies {field!r}, and config.tune chooses such settings by itself; "
+                "take that axis out, or set tune.trials=0"
+            )
 
 
 @contextlib.contextmanager
@@ -278,6 +312,15 @@ def check_watched(one: Experiment) -> None:
             f"config.watch.stop=True on {one.dataset.name}: validation has no image of a class "
             "that retain has; set watch.stop=False, or give other validation images"
         )
+
+
+def check_tuned(one: Experiment) -> None:
+    """Raises where methods are to be tuned, and nothing unseen stands in for retrained's values."""
+    if not one.cell.config.tune.trials:
+        return
+    counts = {which: len(getattr(one.dataset, which)) for which in SETS}
+    labels_alone = {which: np.zeros((count, 1)) for which, count in counts.items()}
+    proxy.check(one.predictions(labels_alone), one.dataset.class_names)
 
 
 def check_fit(config: ConfigDict, dataset: Dataset, num_devices: int) -> None:

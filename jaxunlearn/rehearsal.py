@@ -4,6 +4,8 @@ python -m jaxunlearn.main --config=configs/quickstart.py --dry_run
 """
 
 import functools
+import itertools
+import operator
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from jaxunlearn import compiled, devices, estimate
+from jaxunlearn import compiled, devices, estimate, tune
 from jaxunlearn.plan import Experiment
 from jaxunlearn.prepared import Prepared
 from jaxunlearn.trained import Recipe
@@ -48,9 +50,10 @@ def rehearse(config: ConfigDict, folder: str | Path, console: Console | None = N
             table.add_section()
         for line in _request(one):
             ready.say(line)
+        recipes = one.recipes(ready.config.seeds[0])
         with compiled.kept():
-            speed = _speed(one.recipes(ready.config.seeds[0])["original"], ready.programs)
-        costs = functools.cache(functools.partial(_cost, one, ready.config.seeds[0]))
+            speed = _speed(recipes["original"], ready.programs)
+        costs = functools.cache(lambda name, recipes=recipes: _cost(recipes[name], recipes))
         for seed in ready.config.seeds:
             for name, recipe in one.recipes(seed).items():
                 there = recipe.key in seen or (ready.where / recipe.key).is_dir()
@@ -63,6 +66,16 @@ def rehearse(config: ConfigDict, folder: str | Path, console: Console | None = N
                     continue  # it is of the first request
                 row = f"{one.request} · {name}" if one.request else name
                 table.add_row(str(seed), row, images, takes)
+        for name, made in itertools.groupby(tune.planned(one), key=operator.itemgetter(0)):
+            trials = [(count, _cost(recipe, recipes)) for _, recipe, count in made]
+            seconds = sum(count * cost.flops for count, cost in trials) / speed
+            total += seconds
+            table.add_row(
+                str(ready.config.seeds[0]),
+                f"{name}, up to {sum(count for count, _ in trials)} trials",
+                f"{sum(count * cost.images for count, cost in trials):,}",
+                _duration(seconds),
+            )
     ready.console.print(table)
     device = devices.describe(ready.programs.mesh)["device"]
     ready.say(f"In all about {_duration(total)} on {device}. Nothing was trained or written.")
@@ -83,11 +96,10 @@ def _request(one: Experiment) -> list[str]:
     ]
 
 
-def _cost(one: Experiment, seed: int, name: str) -> estimate.Cost:
+def _cost(recipe: Recipe, recipes: dict[str, Recipe]) -> estimate.Cost:
     """What making a model takes; of a method that cannot be run on zeros, what the original did."""
-    recipes = one.recipes(seed)
     try:
-        return estimate.cost(recipes[name])
+        return estimate.cost(recipe)
     except Exception:  # of the user's own code too
         return estimate.cost(recipes["original"])
 

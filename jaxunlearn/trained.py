@@ -16,7 +16,7 @@ from rich.console import Console
 from jaxunlearn import closure, devices, files, processes, watch
 from jaxunlearn.data.dataset import SETS, Dataset
 from jaxunlearn.data.forget import Split
-from jaxunlearn.errors import Stopped, UserError, one_line
+from jaxunlearn.errors import Diverged, Stopped, UserError, one_line
 from jaxunlearn.methods.table import actions, find
 from jaxunlearn.methods.task import Task
 from jaxunlearn.metrics.predictions import Predictions
@@ -191,7 +191,8 @@ class Trainer:
         """The model of a recipe, and first that of its parent.
 
         Raises:
-          UserError: training diverged, or the user's own module fails.
+          Diverged: training diverged.
+          UserError: the user's own module fails.
         """
         if recipe.key not in self._obtained:
             self._obtained[recipe.key] = self._find_or_make(recipe)
@@ -308,9 +309,13 @@ class Trainer:
             self._fail(recipe, problem, jax.device_get(result.variables))
         return logits
 
+    def left(self, recipe: Recipe) -> Path:
+        """Where the last finite parameters are, if the recipe's run diverged."""
+        return self.diverged / f"{recipe.name}-seed{recipe.seed}"
+
     def _fail(self, recipe: Recipe, problem: object, variables: Variables) -> NoReturn:
         """Keeps the last finite parameters and says where."""
-        path = self.diverged / f"{recipe.name}-seed{recipe.seed}"
+        path = self.left(recipe)
 
         def keep() -> None:
             files.remove(path)
@@ -320,7 +325,7 @@ class Trainer:
                 save_tree(name / "variables", variables)
 
         processes.from_first(keep)
-        raise UserError(
+        raise Diverged(
             f"{recipe.name}, seed {recipe.seed}: {problem}; the last finite parameters: {path}"
         )
 

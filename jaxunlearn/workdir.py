@@ -158,6 +158,13 @@ def write_changed(
             write_text(workdir / "changed" / f"{name}-seed{seed}.csv", text.getvalue())
 
 
+def write_tuning(workdir: Path, report: dict[str, Any], table: str) -> None:
+    """Writes what methods' settings were chosen from, as JSON and as a table in Markdown."""
+    with _writing(workdir):
+        write_text(workdir / "tuning.json", json.dumps(report, indent=1, allow_nan=False))
+        write_text(workdir / "tuning.md", table)
+
+
 def write_report(report: Results, workdir: Path) -> None:
     """Writes the files of results; `metrics.json` last: where it is, they are whole."""
     from jaxunlearn.report import figures, summary, terminal

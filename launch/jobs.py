@@ -113,10 +113,11 @@ def make_jobs(config: ConfigDict, folder: str, estimates: bool = True) -> list[J
     would all wait for it on machines that they were given. Without `estimates`, which take some
     seconds a method, the jobs have no operations and bytes.
     """
-    from jaxunlearn import estimate
+    from jaxunlearn import estimate, tune
     from jaxunlearn.data.dataset import SETS
     from jaxunlearn.prepared import Prepared
 
+    tune.check_at_once(config)
     ready = Prepared(config, folder, Console(quiet=True))
     made = functools.cache(lambda key: (ready.where / key).is_dir())
     todo = [

@@ -23,6 +23,7 @@ from jaxunlearn.training.passes import Replace
 NEEDS = ssd.NEEDS
 COST = ssd.COST
 DEFAULTS = {name: value for name, value in ssd.DEFAULTS.items() if name != "alpha"}
+TUNE = {"dampening": (0.1, 0.3, 1.0)}
 READS = ssd.READS
 RULES = {name: rule for name, rule in ssd.RULES.items() if name != "alpha"}
 

@@ -33,6 +33,7 @@ DEFAULTS = {
     "lr": 1e-5,
     "epsilon": 0.1,
 }
+TUNE = {"lr": None, "epsilon": (0.03, 0.1, 0.3)}
 RULES = {"epsilon": rules.at_least(0)}
 
 

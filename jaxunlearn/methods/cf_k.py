@@ -25,6 +25,7 @@ from jaxunlearn.training.passes import Action, Link, Pass, Replace, Variables, c
 NEEDS = ("retain", "labels")
 COST = "E · (1 − f), less what the frozen layers' gradients would take"
 DEFAULTS = {"epochs": 10, "lr": 0.01, "k": 3}
+TUNE = {"lr": None, "k": (1, 2, 3, 5)}
 RULES = {"k": rules.whole(0)}
 
 

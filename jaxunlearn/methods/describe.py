@@ -22,6 +22,9 @@ requests whole classes; a method that is not for what is asked says so before an
 **Cost**: passes over all of train; retraining's are its epochs times 1 − f. E are the method's
 epochs, f the share of train that is to be forgotten.
 
+**Tuning**: what [`config.tune`](tuning.md) chooses; of a rate without values, half decades around
+the entry's.
+
 Any but noisy_finetune can be put under a saliency mask (`mask.ratio` below 1), and any behind
 another: `method: ("ssd", "finetune")`. Your own are `method: "mymethods:passes"`, see
 [CONTRIBUTING](../CONTRIBUTING.md).
@@ -54,7 +57,18 @@ def _defaults(method: Method) -> str:
         shown = {field: value for field, value in shown.items() if field in method.defaults}
     if shown["mask"]["ratio"] == 1:
         del shown["mask"]
-    return f"Defaults: {', '.join(_flat(shown))}."
+    return f"Defaults: {', '.join(_flat(shown))}.\n\n{_tuned(method)}"
+
+
+def _tuned(method: Method) -> str:
+    """What tuning tries."""
+    if not method.tune:
+        return "Tuning leaves it as it is."
+    tried = [
+        f"`{path}`" if values is None else f"`{path}` of {', '.join(map(str, values))}"
+        for path, values in method.tune.items()
+    ]
+    return f"Tuning tries {'; '.join(tried)}{'; `epochs`' * ('epochs' in method.defaults)}."
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> list[str]:

@@ -26,6 +26,7 @@ DEFAULTS = {
     "milestones": (0.5, 0.75),
     "k": 3,
 }
+TUNE = cf_k.TUNE
 RULES = {"k": rules.whole(0), **{name: retrain.RULES[name] for name in ("schedule", "milestones")}}
 READS = retrain.READS
 

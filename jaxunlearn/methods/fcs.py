@@ -41,6 +41,7 @@ DEFAULTS = {
     "weight_decay": 0.0,
     "retain_decay": 0.01,  # weight decay on the retain set, besides that of all
 }
+TUNE = {"lr": None, "forget_lr": None}
 RULES = {
     "forget_lr": rules.above(0),
     "uniform_lr": rules.above(0),

@@ -36,6 +36,7 @@ DEFAULTS = {
     "labels": "all",  # or drawn
     "batch_size": 64,
 }
+TUNE = {"alpha": (1e-8, 1e-7, 1e-6, 1e-5)}
 FORMS = ("released", "paper")
 LABELS = ("all", "drawn")
 RULES = {

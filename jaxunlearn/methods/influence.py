@@ -41,6 +41,7 @@ DEFAULTS = {
     "max_step": 0.1,  # largest ‖step‖, in units of ‖θ‖
     "batch_size": 64,
 }
+TUNE = {"damping": (0.001, 0.01, 0.1, 1.0)}
 FORMS = ("newton", "at_optimum")
 RULES = {
     "form": rules.one_of(FORMS),

@@ -37,6 +37,7 @@ DEFAULTS = {
     "sigma": 0.1,
     "detach": True,  # as published; False: as in the paper
 }
+TUNE = {"lr": None, "sigma": (0.01, 0.03, 0.1, 0.3)}
 RULES = {"samples": rules.whole(1), "sigma": rules.above(0)}
 TINY = 1e-12  # a norm's least value, for its gradient
 

@@ -32,6 +32,7 @@ DEFAULTS = {
     "temperature": 5.0,
     "warmup": {"epochs": 3, "lr": 0.0009},  # on validation
 }
+TUNE = {"lr": None, "warmup.lr": None}
 RULES = {
     "temperature": rules.above(0),
     "warmup.epochs": rules.whole(0),

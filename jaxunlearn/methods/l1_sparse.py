@@ -30,6 +30,7 @@ DEFAULTS = {
     "gamma": 5e-4,
     "no_l1_epochs": 0,  # how many epochs at the end are without the penalty
 }
+TUNE = {"lr": None, "gamma": (1e-6, 1e-5, 1e-4, 5e-4)}
 RULES = {"gamma": rules.at_least(0), "no_l1_epochs": rules.whole(0)}
 
 

@@ -22,6 +22,7 @@ from jaxunlearn.training.passes import Batch, Replace, Variables
 NEEDS = ("forget", "retain")
 COST = ssd.COST
 DEFAULTS = ssd.DEFAULTS
+TUNE = ssd.TUNE
 READS = ssd.READS
 RULES = ssd.RULES
 

@@ -35,6 +35,7 @@ DEFAULTS = {
     "retain_share": 0.3,
     "stop": 0.01,
 }
+TUNE = {"lr": None, "alpha": (2.0, 4.0, 8.0, 16.0)}
 RULES = {
     "alpha": rules.at_least(0),
     "retain_share": rules.between(0, 1),

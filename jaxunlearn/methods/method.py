@@ -32,6 +32,8 @@ class Method(NamedTuple):
       requests: what it can forget: see `REQUESTS`.
       cost: how much it computes, in passes over all of train, as retraining's epochs are counted: E
         are its epochs, f the share of train that is to be forgotten.
+      tune: the settings that tuning chooses besides `epochs`, by dotted name, with the values that
+        it tries; None: of a rate, half decades around the entry's. Empty: it is not tuned.
     """
 
     passes: Callable[[Task, Any], Iterator[Action]]
@@ -44,6 +46,7 @@ class Method(NamedTuple):
     needs: tuple[str, ...] = NEEDS
     requests: tuple[str, ...] = REQUESTS
     cost: str = ""
+    tune: Mapping[str, tuple | None] = {}
 
 
 def _supports(settings: Any, dataset: Dataset, policies: Collection[str]) -> None:
@@ -65,4 +68,5 @@ def from_module(module: ModuleType, passes: str = "passes") -> Method:
         getattr(module, "NEEDS", NEEDS),
         getattr(module, "REQUESTS", REQUESTS),
         getattr(module, "COST", ""),
+        getattr(module, "TUNE", {"lr": None} if "lr" in defaults else {}),
     )

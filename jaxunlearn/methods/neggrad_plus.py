@@ -20,6 +20,7 @@ from jaxunlearn.training.passes import Batch, Pass
 NEEDS = ("forget", "retain", "labels")
 COST = "2 · E · (1 − f)"
 DEFAULTS = {"epochs": 10, "lr": 0.01, "momentum": 0.0, "weight_decay": 0.0, "alpha": 0.95}
+TUNE = {"lr": None, "alpha": (0.9, 0.95, 0.99, 0.999, 0.9999)}
 RULES = {"alpha": rules.between(0, 1)}
 
 

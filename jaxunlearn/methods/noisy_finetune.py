@@ -65,6 +65,7 @@ DEFAULTS = {
     "epochs": 50,  # of fine-tuning after the noisy steps; 0: nothing is done or claimed
     "lr": 0.01,  # of fine-tuning, as are optimizer, momentum and weight_decay
 }
+TUNE: dict = {}  # the claim is of settings that were not chosen by what they lead to
 MECHANISMS = ("gradient_clipping", "model_clipping")
 PARTS = ("all", "head")
 RULES = {

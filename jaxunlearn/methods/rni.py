@@ -35,6 +35,7 @@ DEFAULTS = {
     "noised": 6,
     "sigma": 0.04,
 }
+TUNE = {"lr": None, "last_lr": None}
 RULES = {
     "last_lr": rules.above(0),
     "all_epochs": rules.whole(0),

@@ -9,5 +9,6 @@ from jaxunlearn.methods import random_label
 NEEDS = ("forget", "retain", "labels")
 COST = "E + f"
 DEFAULTS = {**random_label.DEFAULTS, "mask": {"ratio": 0.5}}
+TUNE = {"lr": None, "mask.ratio": (0.1, 0.3, 0.5, 0.7, 0.9)}
 RULES, READS = random_label.RULES, random_label.READS
 passes, check = random_label.passes, random_label.check

@@ -9,5 +9,6 @@ from jaxunlearn.methods import cra, salun
 NEEDS = ("forget", "retain", "labels")
 COST = "E + f"
 DEFAULTS = {**salun.DEFAULTS, "cra": {**cra.DEFAULTS, "target": "entropy"}}
+TUNE = salun.TUNE
 RULES, READS = salun.RULES, salun.READS
 passes, check = salun.passes, salun.check

@@ -42,6 +42,7 @@ DEFAULTS = {
     "gamma": 1.0,  # of cross-entropy on the retain set
     "rewind": False,
 }
+TUNE = {"lr": None, "alpha": (0.001, 0.01, 0.1, 0.5)}
 RULES = {
     "decay_after": rules.whole_numbers(1, "epochs, 1 or more"),
     "max_epochs": rules.at_least(0),

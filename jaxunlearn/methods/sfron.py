@@ -42,6 +42,7 @@ DEFAULTS = {
     "threshold": 1.0,  # γ
     "clip": 7.0,
 }
+TUNE = {"lr": None, "strength": (1.0, 5.0, 25.0, 100.0)}
 RULES = {
     "every": rules.whole(1),
     "strength": rules.at_least(0),

@@ -27,6 +27,7 @@ from jaxunlearn.training.sweep import Swept
 NEEDS = ("forget", "retain", "labels")
 COST = "1 + f"
 DEFAULTS = {"alpha": 10.0, "dampening": 1.0, "importance": "example", "batch_size": 64}
+TUNE = {"alpha": (1.0, 3.0, 10.0, 30.0, 100.0)}
 READS = untrained.READS
 IMPORTANCES = ("example", "batch")
 RULES = {

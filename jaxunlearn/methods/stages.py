@@ -27,7 +27,7 @@ def in_stages(names: tuple[str, ...], methods: Sequence[Method]) -> Method:
 
     They share the optimizer, which starts anew with each, and the mask; the defaults of both are
     those of the last. To each of them the original is that of the run: SCRUB's teacher, say. What
-    is claimed is what the last claims.
+    is claimed is what the last claims. They are tuned if each of them is, without their epochs.
 
     Args:
       names: what they are called.
@@ -102,6 +102,12 @@ def in_stages(names: tuple[str, ...], methods: Sequence[Method]) -> Method:
             kind for kind in REQUESTS if all(kind in stage.requests for stage in methods)
         ),
         cost=" + ".join(stage.cost for stage in methods),
+        tune={
+            path if path.partition(".")[0] in SHARED else f"{name}.{path}": values
+            for name, stage in stages.items()
+            for path, values in stage.tune.items()
+            if all(each.tune for each in methods)
+        },
     )
 
 

@@ -81,7 +81,7 @@ METHODS: dict[str, Method] = {
     "noisy_finetune": from_module(noisy_finetune),
     "prmq": from_module(prmq),
     "random_label": from_module(random_label),
-    "retrain": from_module(retrain),
+    "retrain": from_module(retrain)._replace(tune={}),  # it is what others are judged by
     "rni": from_module(rni),
     "salun": from_module(salun),
     "salun_cra": from_module(salun_cra),

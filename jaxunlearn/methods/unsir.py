@@ -49,6 +49,7 @@ DEFAULTS = {
     "noise_steps": 40,
     "noise_lr": 0.1,
 }
+TUNE = {"impair_lr": None, "repair_lr": None}
 RULES = {
     "impair_epochs": rules.whole(0),
     "impair_lr": rules.above(0),

@@ -13,14 +13,14 @@ tables, its best mark and the note that explains it all follow from the row.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
 
 from jaxunlearn.errors import UserError
 from jaxunlearn.metrics import clinical, privacy, unlearning
-from jaxunlearn.metrics.predictions import Predictions, apart, check, confidence, entropy
+from jaxunlearn.metrics.predictions import Predictions, apart, check, confidence, entropy, unseen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -371,7 +371,7 @@ def evaluate(
     forget, retain, val, test = (
         check(name, predictions[name]) for name in ("forget", "retain", "val", "test")
     )
-    unseen = _unseen((val, test), (forget, retain))
+    fresh = unseen((val, test), (forget, retain))
     classes = unlearning.forgotten_classes(forget.labels, retain.labels)
     val, _ = apart(val, classes)
     test, test_forgotten = apart(test, classes)
@@ -386,7 +386,7 @@ def evaluate(
         val=val,
         test=test,
         test_forgotten=test_forgotten if classes else None,
-        unseen=unseen,
+        unseen=fresh,
         malignant=malignant,
         scenarios=scenarios,
         attack=attack,
@@ -399,15 +399,3 @@ def evaluate(
         for key, metric in METRICS.items()
         if metric.fn and (malignant or metric.group != "clinical")
     }
-
-
-def _unseen(others: Sequence[Predictions], train: Sequence[Predictions]) -> Predictions:
-    """The predictions on all examples of other sets that are of no group of train."""
-    logits, labels = (np.concatenate([each[i] for each in others]) for i in (0, 1))
-    ours, known = (
-        [each.groups for each in part if each.groups is not None] for part in (others, train)
-    )
-    if len(ours) + len(known) < len(others) + len(train):
-        return Predictions(logits, labels)
-    kept = ~np.isin(np.concatenate(ours), np.concatenate(known))
-    return Predictions(logits[kept], labels[kept])

@@ -1,6 +1,6 @@
 """Predictions, which every metric is a function of."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -49,6 +49,18 @@ def apart(predictions: Predictions, classes: Iterable[int]) -> tuple[Predictions
         for rows in (~chosen, chosen)
     )
     return others, ours
+
+
+def unseen(others: Sequence[Predictions], train: Sequence[Predictions]) -> Predictions:
+    """The predictions on all examples of other sets that are of no group of train."""
+    logits, labels = (np.concatenate([each[i] for each in others]) for i in (0, 1))
+    ours, known = (
+        [each.groups for each in part if each.groups is not None] for part in (others, train)
+    )
+    if len(ours) + len(known) < len(others) + len(train):
+        return Predictions(logits, labels)
+    kept = ~np.isin(np.concatenate(ours), np.concatenate(known))
+    return Predictions(logits[kept], labels[kept])
 
 
 def changed(before: Predictions, after: Predictions) -> np.ndarray:

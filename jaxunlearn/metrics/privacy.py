@@ -92,17 +92,30 @@ def mia(
     Raises:
       UserError: `attack` or `members` is unknown.
     """
+    called = called_members(confidence(forget), retain, test, attack, members)
+    return 100 * float(np.mean(~called))
+
+
+def called_members(
+    targets: np.ndarray, retain: Predictions, others: Predictions, attack: str, members: str
+) -> np.ndarray:
+    """Which targets the attack calls members, bool `[N]`.
+
+    Args:
+      targets: confidences to judge, `[N]`.
+      retain: predictions on the retain set, which it learns members from.
+      others: on examples that the model was not trained on, which it learns non-members from.
+      attack: a name in `ATTACKS`.
+      members: as of `mia`, and so are the errors.
+    """
     if attack not in ATTACKS:
         raise unknown("attack", attack, ATTACKS)
     if members not in MEMBERS:
         raise unknown("members", members, MEMBERS)
-    known, nonmembers = confidence(retain), confidence(test)
+    known, nonmembers = confidence(retain), confidence(others)
     if members == "first":
         known = known[: len(nonmembers)]
-    called_members = ATTACKS[attack](
-        known, nonmembers, confidence(forget), balanced=members == "all"
-    )
-    return 100 * float(np.mean(~called_members))
+    return ATTACKS[attack](known, nonmembers, targets, balanced=members == "all")
 
 
 def mia_spread(

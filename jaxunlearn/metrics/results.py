@@ -119,6 +119,8 @@ class Experiment(Base):
       worse_than_trivial: by cost scenario; empty where no class is malignant.
       majority: whether the reference models learned more than which class is the largest.
       evidence: whether there are enough images to judge by.
+      tuning: by method, what choosing its settings took: the number of trials, how many diverged,
+        and their seconds, without compilation; where `config.tune` asked for it.
     """
 
     dataset: dict[str, Any]
@@ -131,6 +133,7 @@ class Experiment(Base):
     worse_than_trivial: dict[str, verdicts.TrivialVerdict]
     majority: verdicts.MajorityVerdict
     evidence: verdicts.Evidence
+    tuning: NotRequired[dict[str, dict[str, Any]]]
 
 
 @final

@@ -1,0 +1,383 @@
+"""Tuning: each method's rate, epochs and main knob, chosen without ever reading a retrained model.
+
+Methods' published settings do not transfer from one data set and model to another. With
+`config.tune.trials` above 0 every entry of `config.methods` is tuned on the first seed before the
+seeds are run:
+
+- The candidates are the entry as it is, and other values of the settings that its method's module
+  names in `TUNE`: of rates, half decades around the entry's, to 1.5 decades either way. Where these
+  make more combinations than `trials`, a draw of them.
+- Successive halving (Jamieson & Talwalkar 2016, https://arxiv.org/abs/1502.07943) over epochs: all
+  candidates run for few, the better half for twice as many, up to those of the entry; each time
+  from the original, as a schedule of fewer epochs is another one. A method without epochs has one
+  rung.
+- Better is a lower `metrics.proxy` gap, which reads forget, retain and validation, and no test set.
+  The best trial of any rung is chosen, so that epochs are too. The entry as it is, with all of its
+  epochs, is always a trial.
+
+A trial is a model like any other, and goes through the store. One that diverges is the worst. What
+was chosen from, and with a retrained model what the choice has cost against it, stands in
+`tuning.json` and `tuning.md`.
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxunlearn import config as config_lib
+from jaxunlearn import metrics, processes, workdir
+from jaxunlearn.errors import Diverged, UserError
+from jaxunlearn.keys import stage_rng
+from jaxunlearn.methods.table import find
+from jaxunlearn.metrics import proxy, results
+from jaxunlearn.plan import Experiment
+from jaxunlearn.trained import Recipe, Trained, Trainer
+
+FACTORS = tuple(10 ** (half / 2) for half in (-3, -2, -1, 1, 2, 3))  # of a rate
+
+Changes = dict[str, Any]  # settings by dotted name
+
+
+class Trial(NamedTuple):
+    """One model that was tried.
+
+    Attributes:
+      changes: the settings that are tuned, by dotted name, with its epochs.
+      key: of the model in the store.
+      gaps: the four parts of its proxy gap; None: it diverged.
+      seconds: as RTE; 0 where it diverged.
+    """
+
+    changes: Changes
+    key: str
+    gaps: dict[str, float] | None
+    seconds: float
+
+    @property
+    def proxy_gap(self) -> float:
+        """Their mean, in percentage points."""
+        if self.gaps is None:
+            return math.inf
+        return sum(self.gaps.values()) / len(self.gaps)
+
+
+class Tuned(NamedTuple):
+    """What was tried for an entry: all trials in order, the chosen one, and the entry as it is."""
+
+    trials: list[Trial]
+    chosen: Trial
+    given: Trial
+
+    @property
+    def spent(self) -> dict[str, Any]:
+        """What it took: the number of trials, how many diverged, and seconds of those that did not.
+
+        Seconds leave out compilation, as RTE does.
+        """
+        return {
+            "trials": len(self.trials),
+            "diverged": sum(trial.gaps is None for trial in self.trials),
+            "seconds": sum(trial.seconds for trial in self.trials),
+        }
+
+
+def candidates(
+    tune: Mapping[str, tuple | None], settings: ConfigDict, trials: int, seed: int
+) -> list[Changes]:
+    """Settings to try, those of the entry first.
+
+    Args:
+      tune: see `Method.tune`.
+      settings: the entry's.
+      trials: how many at most.
+      seed: draws which, where there are more.
+    """
+    values = []
+    for path, known in tune.items():
+        given = _get(settings, path)
+        others = known or [float(f"{given * factor:.3g}") for factor in FACTORS]
+        values.append([given, *(value for value in others if value != given)])
+    grid = [dict(zip(tune, point, strict=True)) for point in itertools.product(*values)]
+    if len(grid) <= trials:
+        return grid
+    drawn = stage_rng("tune", seed).permutation(len(grid) - 1)[: trials - 1]
+    return [grid[0], *(grid[1 + i] for i in sorted(drawn))]
+
+
+def rungs(settings: ConfigDict, count: int) -> list[tuple[int | None, int]]:
+    """Each rung's epochs, and how many of `count` candidates reach it; without epochs one rung."""
+    if "epochs" not in settings:
+        return [(None, count)]
+    epochs, counts = [settings.epochs], [count]
+    while epochs[0] > 1 and counts[-1] > 1:
+        epochs.insert(0, -(-epochs[0] // 2))
+        counts.append(-(-counts[-1] // 2))
+    return list(zip(epochs, counts, strict=True))
+
+
+def halving(
+    points: list[Changes],
+    ladder: list[tuple[int | None, int]],
+    score: Callable[[Changes, int | None], float],
+) -> None:
+    """Successive halving: the points of each rung are the lowest of the one before.
+
+    Args:
+      points: all of the first rung.
+      ladder: see `rungs`.
+      score: of a point at a rung's epochs; lower is better, of equal ones the earlier, and an
+        infinite one ends there.
+    """
+    for epochs, count in ladder:
+        points = points[:count]
+        scores = [score(point, epochs) for point in points]
+        best = np.argsort(scores, kind="stable")
+        points = [points[i] for i in best if scores[i] < math.inf]
+
+
+def choose(one: Experiment, trainer: Trainer) -> tuple[Experiment, dict[str, Tuned]]:
+    """The experiment with tuned methods, and what was tried for each; as it is where none is tuned.
+
+    Raises:
+      UserError: every trial of an entry diverged.
+    """
+    tuned = {name: _tune(one, name, trainer) for name, _ in _entries(one)}
+    if not tuned:
+        return one, tuned
+    changed = _with(one, {name: found.chosen.changes for name, found in tuned.items()})
+    return changed._replace(notes=[*one.notes, _note(one, tuned)]), tuned
+
+
+def planned(one: Experiment) -> Iterator[tuple[str, Recipe, int]]:
+    """What tuning will make at most: an entry's name, a recipe like its trials', and how many."""
+    for name, settings in _entries(one):
+        points = _candidates(one, settings)
+        ladder = rungs(settings, len(points))
+        for epochs, count in ladder:
+            last = epochs == ladder[-1][0] and count < len(points)  # the entry as it is, besides
+            yield name, _recipe(one, name, _at(points[0], epochs)), count + last
+
+
+def _entries(one: Experiment) -> list[tuple[str, ConfigDict]]:
+    """The entries of `methods` that are tuned."""
+    if not one.cell.config.tune.trials:
+        return []
+    return [
+        (name, settings)
+        for name, settings in one.cell.config.methods.items()
+        if find(settings.method).tune
+    ]
+
+
+def _candidates(one: Experiment, settings: ConfigDict) -> list[Changes]:
+    """Of an entry."""
+    config, tune = one.cell.config, find(settings.method).tune
+    return candidates(tune, settings, config.tune.trials, config.seeds[0])
+
+
+def _tune(one: Experiment, name: str, trainer: Trainer) -> Tuned:
+    """Tries an entry's candidates."""
+    config, settings = one.cell.config, one.cell.config.methods[name]
+    recipes = one.recipes(config.seeds[0])
+    original = _read(one, trainer.obtain(recipes["original"]))
+    tried: dict[str, Trial] = {}
+
+    def judge(trained: Trained) -> dict[str, Any]:
+        model = _read(one, trained)
+        gaps = proxy.proxy_gaps(model, original, config.eval.attack, config.eval.members)
+        return {"gaps": gaps, "seconds": trained.meta()["seconds"]}
+
+    def attempt(changes: Changes) -> Trial:
+        recipe = _recipe(one, name, changes)
+        if recipe.key not in tried:
+            trained = _obtain(recipe, trainer)
+            value: dict[str, Any] = {"gaps": None, "seconds": 0.0}
+            if trained:
+                value = processes.from_first(functools.partial(judge, trained))
+            tried[recipe.key] = Trial(changes, recipe.key, **value)
+        return tried[recipe.key]
+
+    points = _candidates(one, settings)
+    ladder = rungs(settings, len(points))
+    halving(points, ladder, lambda point, epochs: attempt(_at(point, epochs)).proxy_gap)
+    given = attempt(_at(points[0], ladder[-1][0]))
+    trials = list(tried.values())
+    chosen = min(trials, key=lambda trial: trial.proxy_gap)
+    if chosen.gaps is None:
+        raise UserError(
+            f"config.methods.{name}: each of its {len(trials)} trials diverged; give it a lower "
+            "lr to start from, or set config.tune.trials higher"
+        )
+    return Tuned(trials, chosen, given)
+
+
+def _at(point: Changes, epochs: int | None) -> Changes:
+    """A candidate at a rung's epochs."""
+    return point if epochs is None else {**point, "epochs": epochs}
+
+
+def _recipe(one: Experiment, name: str, changes: Changes) -> Recipe:
+    """Of a trial, under a name that tells it from others."""
+    recipe = _with(one, {name: changes}).recipes(one.cell.config.seeds[0])[name]
+    return dataclasses.replace(recipe, name=f"{name} {_text(changes)} ({recipe.key[:8]})")
+
+
+def _obtain(recipe: Recipe, trainer: Trainer) -> Trained | None:
+    """The trial's model; None where it diverges, or has before, as what it left tells."""
+    if processes.from_first(trainer.left(recipe).exists):
+        return None
+    try:
+        return trainer.obtain(recipe)
+    except Diverged as error:
+        trainer.console.print(str(error), highlight=False, markup=False)
+        return None
+
+
+def _read(one: Experiment, trained: Trained) -> dict[str, metrics.Predictions]:
+    """What the proxy gap may read, in the first process."""
+    if not processes.is_first():
+        return {}
+    predictions = one.predictions(trained.logits())
+    return {which: predictions[which] for which in proxy.SETS}
+
+
+def _with(one: Experiment, changes: Mapping[str, Changes]) -> Experiment:
+    """The experiment with changed entries of `methods`."""
+    config = config_lib.plain(one.cell.config)
+    for name, changed in changes.items():
+        config.methods[name].update_from_flattened_dict(changed)
+    return one._replace(cell=one.cell._replace(config=config))
+
+
+def _get(settings: ConfigDict, path: str) -> Any:
+    """A setting by its dotted name."""
+    value: Any = settings
+    for part in path.split("."):
+        value = value[part]
+    return value
+
+
+def _text(changes: Changes) -> str:
+    """Settings in short."""
+    return " ".join(f"{path}={value}" for path, value in changes.items())
+
+
+def _note(one: Experiment, tuned: Mapping[str, Tuned]) -> str:
+    """What a reader of the table must know."""
+    parts = []
+    for name, found in tuned.items():
+        spent = found.spent
+        lost = f", {spent['diverged']} of them diverged" if spent["diverged"] else ""
+        parts.append(
+            f"{name} tuned in {spent['seconds']:.1f} s, {spent['trials']} trials{lost}: "
+            f"{_text(found.chosen.changes)}"
+        )
+    config = one.cell.config
+    parts += [f"{name} as it is" for name in config.methods if name not in tuned]
+    where = f"{one.cell.label}: settings" if one.cell.point else "Settings"
+    return (
+        f"{where} were chosen on seed {config.seeds[0]}, without a retrained model and the test "
+        f"set, in time that RTE leaves out (tuning.json): {'; '.join(parts)}."
+    )
+
+
+def check_at_once(config: ConfigDict) -> None:
+    """Raises where models are to be made in parts, and settings are not known before all are."""
+    if config.tune.trials:
+        raise UserError(
+            "config.tune chooses settings from many models, one after the other; run the config "
+            "as a whole (python -m jaxunlearn.main), or set tune.trials=0"
+        )
+
+
+def write(one: Experiment, tuned: Mapping[str, Tuned], trainer: Trainer, folder: Path) -> None:
+    """Writes all trials; where there is a retrained model, also what each choice has cost.
+
+    Args:
+      one: the experiment, its models made.
+      tuned: by entry.
+      trainer: what has made them.
+      folder: of the results.
+    """
+    config = one.cell.config
+    retrained = one.recipes(config.seeds[0]).get("retrained")
+    reference = None if retrained is None else _values(one, trainer.obtain(retrained))
+    entries: dict[str, Any] = {}
+    for name, found in tuned.items():
+        rows: list[dict[str, Any]] = []
+        for trial in found.trials:
+            row = {
+                "settings": trial.changes,
+                "key": trial.key,
+                "gaps": trial.gaps,
+                "proxy_gap": None if trial.gaps is None else trial.proxy_gap,
+                "seconds": trial.seconds,
+            }
+            if reference:
+                made = Trained(trial.key, trainer.store.root / trial.key)
+                row["avg_gap"] = (
+                    trial.gaps and results.compare(_values(one, made), reference)["avg_gap"]
+                )
+            rows.append(row)
+        entry = {
+            **found.spent,
+            "chosen": rows[found.trials.index(found.chosen)],
+            "given": rows[found.trials.index(found.given)],
+        }
+        if reference:
+            entry["best"] = min((row for row in rows if row["gaps"]), key=lambda r: r["avg_gap"])
+            # what a choice by Avg Gap, which takes a retrained model, would have gained
+            entry["regret"] = entry["chosen"]["avg_gap"] - entry["best"]["avg_gap"]
+        entries[name] = {**entry, "all": rows}
+    report = {"seed": config.seeds[0], "methods": entries}
+    workdir.write_tuning(folder, report, _table(entries, bool(reference)))
+
+
+def _values(one: Experiment, trained: Trained) -> dict[str, Any]:
+    """A model's values as the results have them, without the clinical ones."""
+    config = one.cell.config
+    return metrics.evaluate(
+        one.predictions(trained.logits()),
+        malignant=(),
+        scenarios=config.eval.scenarios,
+        attack=config.eval.attack,
+        members=config.eval.members,
+        malignant_rule=config.eval.malignant_rule,
+        seed=config.seeds[0],
+    )
+
+
+def _table(entries: Mapping[str, Any], with_gaps: bool) -> str:
+    """A row for each entry, in Markdown."""
+    columns = ["method", "chosen", "trials", "diverged", "seconds", "proxy gap", "as given"]
+    if with_gaps:
+        columns += ["Avg Gap", "best Avg Gap", "regret", "Avg Gap as given"]
+    lines = [" | ".join(columns), " | ".join(["---"] * len(columns))]
+    for name, entry in entries.items():
+        chosen, given = entry["chosen"], entry["given"]
+        row = [name, _text(chosen["settings"]), str(entry["trials"]), str(entry["diverged"])]
+        row += [f"{entry['seconds']:.1f}", _points(chosen["proxy_gap"])]
+        row.append(_points(given["proxy_gap"]))
+        if with_gaps:
+            gaps = [chosen["avg_gap"], entry["best"]["avg_gap"], entry["regret"], given["avg_gap"]]
+            row += map(_points, gaps)
+        lines.append(" | ".join(row))
+    notes = ["Gaps are in percentage points, of one seed; seconds are of the trials, as RTE."]
+    if with_gaps:
+        notes.append(
+            "The best Avg Gap of all trials takes a retrained model to be told; regret is what the "
+            "choice without one is above it."
+        )
+    return "\n".join([*(f"| {line} |" for line in lines), "", " ".join(notes)]) + "\n"
+
+
+def _points(gap: float | None) -> str:
+    """A gap as the table shows it."""
+    return "diverged" if gap is None else f"{gap:.2f}"
