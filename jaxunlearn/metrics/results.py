@@ -120,7 +120,7 @@ class Experiment(Base):
       majority: whether the reference models learned more than which class is the largest.
       evidence: whether there are enough images to judge by.
       tuning: by method, what choosing its settings took: the number of trials, how many diverged,
-        and their seconds, without compilation; where `config.tune` asked for it.
+        and their seconds, without compilation; empty where `config.tune` did not ask for it.
     """
 
     dataset: dict[str, Any]
@@ -133,7 +133,7 @@ class Experiment(Base):
     worse_than_trivial: dict[str, verdicts.TrivialVerdict]
     majority: verdicts.MajorityVerdict
     evidence: verdicts.Evidence
-    tuning: NotRequired[dict[str, dict[str, Any]]]
+    tuning: dict[str, dict[str, Any]]
 
 
 @final
@@ -261,7 +261,7 @@ def assemble(
 
     Args:
       header: name, dataset, split, request, batch_size, seeds, device, cores, versions, attack and
-        notes: see `Report`.
+        notes, and tuning where there was any: see `Report`.
       names: the models', in the order of the tables.
       judged: by name, one per seed in the order of `header["seeds"]`.
       malignant: labels of the malignant classes.
@@ -300,6 +300,7 @@ def assemble(
     }
     report = {
         "schema": SCHEMA,
+        "tuning": {},
         **header,
         "reference": reference,
         "models": models,
