@@ -30,6 +30,7 @@ from jaxunlearn.training.passes import Batch, Replace, Variables
 NEEDS = ("forget", "retain", "labels")
 REQUESTS = ("class",)
 COST = "samples / n for each of retain and forget, and a decomposition for each layer"
+TUNE = {"alpha_retain": (10.0, 100.0, 1000.0), "alpha_forget": (3.0, 10.0, 30.0)}
 DEFAULTS = {
     "alpha_retain": 1000.0,
     "alpha_forget": 30.0,
