@@ -1,9 +1,9 @@
 """The proxy gap: how close a model is to what retraining would give, told without a retrained one.
 
-What stands in for retrained's values is what is known before anything is unlearned: a model that
-never saw the forget set answers it as the original answers unseen examples of the same classes, and
-answers all else as the original does. The form is Avg Gap's (Fan et al. 2024,
-https://arxiv.org/abs/2310.12508), on validation in place of test:
+What stands in for retrained's values needs none: a model that never saw the forget set answers it
+as the original answers unseen examples of the same classes, answers all else as the original does,
+and gives an attack no more on the forget set than on such examples. The form is Avg Gap's (Fan et
+al. 2024, https://arxiv.org/abs/2310.12508), on validation in place of test:
 
     UA*   the original's error on validation examples of forget's classes, in forget's mix of them
     RA*   the original's accuracy on retain
@@ -13,7 +13,8 @@ https://arxiv.org/abs/2310.12508), on validation in place of test:
 A class that is forgotten whole counts as 100% in UA* and MIA*, as a model that never saw it never
 answers it, and its validation examples are left out of all else. So are validation examples of
 groups (patients) that train has: they are not unseen. The attack learns non-members from the
-validation examples that MIA* is of, which raises MIA* a little where they are few.
+validation examples that MIA* is of, which raises MIA* a little where they are few. MIA and MIA* are
+of one model and one attack, so their difference is small too where that attack tells nothing apart.
 """
 
 from collections.abc import Mapping, Sequence
