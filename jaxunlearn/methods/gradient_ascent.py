@@ -26,6 +26,7 @@ from jaxunlearn.training.passes import Batch, Pass
 
 NEEDS = ("forget", "labels")
 COST = "E · f"
+TUNE = {"lr": (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)}  # as its published code searched
 DEFAULTS = {
     "epochs": 5,
     "lr": 1e-4,
