@@ -31,3 +31,13 @@ def pytest_collection_modifyitems(items):
 
 def pytest_unconfigure():
     shutil.rmtree(os.environ["XDG_CACHE_HOME"], ignore_errors=True)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _programs_go_with_their_file():
+    """A process may map so many pieces of memory, and every compiled program is some."""
+    yield
+    import toy
+
+    toy.programs.cache_clear()
+    jax.clear_caches()
