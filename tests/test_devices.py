@@ -1,5 +1,7 @@
 """The mesh: how many devices, and what lies where."""
 
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
