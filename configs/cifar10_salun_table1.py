@@ -1,8 +1,8 @@
 """The methods of SalUn's first table: CIFAR-10, ResNet-18, 10% at random, ten seeds.
 
-Fan et al. 2024, https://arxiv.org/abs/2310.12508, table 1; its values stand in docs/fidelity.md
-beside what they are measured by. Rates are those of the published scripts where they have one. IU
-is not the published code's, which only scales a gradient: see `jaxunlearn.methods.influence`.
+Fan et al. 2024, https://arxiv.org/abs/2310.12508, table 1, to be held beside it. Rates are those of
+the published scripts where they have one. IU is not the published code's, which only scales a
+gradient: see `jaxunlearn.methods.influence`.
 """
 
 from jaxunlearn.config import as_published, default, methods

@@ -338,8 +338,15 @@ def unread(config: ConfigDict, dataset: Dataset) -> dict[str, str]:
         budgets = dict.fromkeys(("fnr_rise", "risk_rise"), clinical)
     found |= rules.unread(config.budget, BUDGET, budgets, "config.budget")
     found |= rules.unread(config.watch, WATCH, WATCH_READS, "config.watch")
-    entries = Unread(lambda settings: len(config.methods) > 0, "name some in config.methods")
-    found |= rules.unread(config.tune, TUNE, {"trials": entries}, "config.tune")
+    some = Unread(lambda settings: len(config.methods) > 0, "name some in config.methods")
+    found |= rules.unread(config.watch, WATCH, {"every": some}, "config.watch")
+    tuned = Unread(
+        lambda settings: any(find(entry.method).tune for entry in config.methods.values()),
+        "name methods that can be tuned in config.methods",
+    )
+    found |= rules.unread(config.tune, TUNE, {"trials": tuned}, "config.tune")
+    column = Unread(lambda settings: bool(settings.groups), "set data.groups to a CSV")
+    found |= rules.unread(config.data, DATA, {"groups_column": column}, "config.data")
     retrained = Unread(lambda settings: settings.retrained, "set config.retrained=True")
     found |= rules.unread(config, DEFAULTS, {"retrained_path": retrained}, "config")
     trains = Unread(

@@ -168,7 +168,7 @@ def _judge(one: Experiment, name: str, seed: int, trained: Trained, folder: Path
     values = {"seed": seed, **values, "RTE": meta["seconds"]}
     values["compile_seconds"] = meta["compile_seconds"]
     values["made_on"], values["made_by"] = meta["made_on"], meta["fields"]["method"]
-    values["key"] = trained.key
+    values["key"], values["parent"] = trained.key, meta["fields"]["parent"]
     if meta["claims"]:
         values["claims"] = meta["claims"]
     if config.watch.every:
@@ -232,6 +232,7 @@ def _describe(one: Experiment, machine: dict[str, Any]) -> dict[str, Any]:
         "split": {
             "forget": len(split.forget),
             "retain": len(split.retain),
+            "asked": len(one.asked.forget),
             "forgotten_classes": [dataset.class_names[label] for label in one.forgotten_classes],
             "fingerprint": split.fingerprint,
         },

@@ -171,11 +171,12 @@ def make(
       UserError: a setting, the data or the forget request is invalid, or they do not fit together.
     """
     config_lib.check(config)
-    check_tuning(config)
     datasets: dict[str, Dataset] = {}
     experiments: list[Experiment] = []
     read_once = functools.cache(source_of)
-    for cell in cells(config):
+    made = cells(config)
+    check_tuning(config, any(cell.config.tune.trials for cell in made))
+    for cell in made:
         with _naming(cell):
             config_lib.check(cell.config)
         source = cell.config.data.to_json()
@@ -210,17 +211,31 @@ def make(
             check_tuned(one)
             experiments.append(one)
     check_read(experiments)
+    check_brought(experiments)
     return experiments
 
 
-def check_tuning(config: ConfigDict) -> None:
-    """Raises where tuning would change what is asked for."""
-    if config.tune.trials and config.requests:
+def check_brought(experiments: list[Experiment]) -> None:
+    """Raises where a model that was made elsewhere stands for several: one has one forget set."""
+    seen: dict[tuple[str, str], tuple[str, str]] = {}
+    for one in experiments:
+        for what, path in _paths(one.cell.config).items():
+            made_of = (one.dataset.fingerprint, one.split.fingerprint)
+            if what != "config.original.path" and seen.setdefault((what, path), made_of) != made_of:
+                raise UserError(
+                    f"{what}={path} is one model, and the grid's cells differ in what it is to "
+                    "have forgotten; give each cell its own by an axis, or leave it out"
+                )
+
+
+def check_tuning(config: ConfigDict, tuned: bool) -> None:
+    """Raises where tuning, in any cell, would change what is asked for."""
+    if tuned and config.requests:
         raise UserError(
             "config.tune and config.requests exclude each other: a sequence is run with settings "
             "that are known; tune its first request as config.forget, and set tune.trials=0"
         )
-    for field, _ in config.axes if config.tune.trials else ():
+    for field, _ in config.axes if tuned else ():
         if field.startswith("methods."):
             raise UserError(
                 f"config.axes varies {field!r}, and config.tune chooses such settings by itself; "
@@ -239,20 +254,25 @@ def _naming(cell: Cell) -> Iterator[None]:
         raise UserError(f"request {cell.point['request']}: {error}") from error
 
 
-def _brought(config: ConfigDict, architecture: Architecture, dataset: Dataset) -> list[str]:
-    """Reads models that were made elsewhere, so that what does not fit is known; and notes."""
-    image = jax.ShapeDtypeStruct((1, *dataset.train.images.shape[1:]), np.float32)
+def _paths(config: ConfigDict) -> dict[str, str]:
+    """The files of models that were made elsewhere, by what names them."""
     paths = {
         "config.original.path": config.original.path,
         "config.retrained_path": config.retrained_path if config.retrained else "",
     }
-    paths = {what: path for what, path in paths.items() if path}
-    notes = [note for what, note in BROUGHT.items() if what in paths]
-    if config.original.path and config.retrained and not config.retrained_path:
-        notes.append(RETRAINED_BY)
     for name, settings in config.methods.items():
         for field in find(settings.method).files:
             paths[f"config.methods.{name}.{field}"] = settings[field]
+    return {what: path for what, path in paths.items() if path}
+
+
+def _brought(config: ConfigDict, architecture: Architecture, dataset: Dataset) -> list[str]:
+    """Reads models that were made elsewhere, so that what does not fit is known; and notes."""
+    image = jax.ShapeDtypeStruct((1, *dataset.train.images.shape[1:]), np.float32)
+    paths = _paths(config)
+    notes = [note for what, note in BROUGHT.items() if what in paths]
+    if config.original.path and config.retrained and not config.retrained_path:
+        notes.append(RETRAINED_BY)
     if paths:
         shapes = jax.eval_shape(architecture.model.init, jax.random.key(0), image)
         for what, path in paths.items():

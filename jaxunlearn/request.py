@@ -93,7 +93,7 @@ def unlearn(
     variables: Variables | None,
     data: str | Path | Mapping[str, Any] | Dataset,
     forget: Any,
-    method: str = "salun",
+    method: str | tuple[str, ...] = "salun",
     *,
     retrain: Mapping[str, Any] | None = None,
     retrained: Variables | None = None,
@@ -123,7 +123,7 @@ def unlearn(
         `[N, H, W, C]`, `train_labels` `[N]`, and of val and test; groups where patients have ids.
       forget: training indices, int `[M]`; or a share of each class; or fields of `config.forget`,
         such as `{"kind": "groups", "groups": (17, 42)}`.
-      method: the name of a method, or "MODULE:NAME" of your own.
+      method: the name of a method, or "MODULE:NAME" of your own; or several, one after the other.
       retrain: settings of `config.train` by which to train a model without the forgotten examples,
         which the unlearned one is then compared with; None: none is trained.
       retrained: the variables of such a model, where it is at hand.
@@ -153,8 +153,10 @@ def unlearn(
     config_lib.change(config.train, retrain or {}, "retrain")
     config_lib.change(config.watch, watch or {}, "watch")
     config.retrained = retrain is not None
-    name = method.rpartition(":")[2]
-    config.methods = config_lib.methods(**{name: {"method": method, **settings}})
+    names = (method,) if isinstance(method, str) else tuple(method)
+    name = "_".join(str(each).rpartition(":")[2] for each in names)
+    chosen = names[0] if len(names) == 1 else names
+    config.methods = config_lib.methods(**{name: {"method": chosen, **settings}})
     brought = {"original": model if variables is None else variables, "retrained": retrained}
     return _run(config, name, model, brought, data, forget, folder, console)
 
@@ -194,6 +196,8 @@ def evaluate(
     Raises:
       UserError: something that was given is invalid.
     """
+    if original is None:
+        raise UserError("original must be the variables that the judged ones were made from")
     judged = model if variables is None else variables
     brought = {"original": original, "retrained": retrained, JUDGED: judged}
     config = _config(malignant, mean, std, seed)
@@ -206,8 +210,14 @@ def _config(
     """A config of one seed, for images as they were trained on, without a retrained model."""
     config = config_lib.default()
     config.name, config.seeds, config.retrained = "request", (seed,), False
-    config.data.malignant, config.data.mean, config.data.std = tuple(malignant), mean, std
+    images = {"malignant": malignant, "mean": mean, "std": std}
+    config_lib.change(config.data, {name: _plain(value) for name, value in images.items()}, "data")
     return config
+
+
+def _plain(value: Any) -> Any:
+    """A list or an array as the tuple that a config has."""
+    return tuple(np.asarray(value).tolist()) if isinstance(value, list | np.ndarray) else value
 
 
 def _run(
@@ -267,8 +277,16 @@ def _data_path(data: Any, path: Path) -> str:
         data = _arrays(data)
     if not isinstance(data, Mapping):
         raise UserError(f"data must be a path, a dict of arrays or a Dataset, got {shown(data)}")
-    files.write_npz(path, {name: np.asarray(array) for name, array in data.items()})
+    files.write_npz(path, {name: _array(name, array) for name, array in data.items()})
     return str(path)
+
+
+def _array(name: str, value: Any) -> np.ndarray:
+    """An array of the caller's."""
+    try:
+        return np.asarray(value)
+    except ValueError as error:  # rows of different lengths
+        raise UserError(f"{name} must be an array, got {shown(value)}: {error}") from error
 
 
 def _arrays(dataset: Dataset) -> dict[str, Any]:
@@ -289,7 +307,7 @@ def _request(forget: Any, path: Path) -> Mapping[str, Any]:
     if isinstance(forget, float):
         return {"kind": "fraction", "fraction": forget}
     with files.whole(path, ".npy") as name:
-        np.save(name, np.asarray(forget))
+        np.save(name, _array("forget", forget))
     return {"kind": "indices", "path": str(path)}
 
 

@@ -34,6 +34,7 @@ from ml_collections import ConfigDict
 from jaxunlearn import config as config_lib
 from jaxunlearn import metrics, processes, workdir
 from jaxunlearn.errors import Diverged, UserError
+from jaxunlearn.grid import cells
 from jaxunlearn.keys import stage_rng
 from jaxunlearn.methods.table import find
 from jaxunlearn.metrics import proxy, results
@@ -290,7 +291,7 @@ def _note(one: Experiment, tuned: Mapping[str, Tuned]) -> str:
 
 def check_at_once(config: ConfigDict) -> None:
     """Raises where models are to be made in parts, and settings are not known before all are."""
-    if config.tune.trials:
+    if any(cell.config.tune.trials for cell in cells(config)):
         raise UserError(
             "config.tune chooses settings from many models, one after the other; run the config "
             "as a whole (python -m jaxunlearn.main), or set tune.trials=0"

@@ -10,7 +10,8 @@ import pytest
 import toy
 from flax.traverse_util import flatten_dict
 
-from jaxunlearn import config, experiment
+from jaxunlearn import config, experiment, models, plan
+from jaxunlearn.data.load import load
 from jaxunlearn.errors import UserError
 from jaxunlearn.models import brought, build
 from jaxunlearn.store import load_tree, save_tree
@@ -222,3 +223,32 @@ def test_a_brought_model_needs_a_path():
         checked = config.default()
         checked.methods = config.methods(theirs={"method": "brought"})
         config.check(checked)
+
+
+@pytest.mark.parametrize("which", ["retrained", "method"])
+def test_one_model_cannot_stand_for_several_forget_sets(tmp_path, which):
+    path = toy.write_npz(tmp_path / "data.npz")
+    settings = toy.experiment_config(path)
+    shapes = models.build("cnn", num_classes=2, width=8).init(
+        jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32)
+    )
+    write(tmp_path / "it.msgpack", jax.device_get(shapes))
+    if which == "retrained":
+        settings.retrained_path = str(tmp_path / "it.msgpack")
+    else:
+        entry = {"method": "brought", "path": str(tmp_path / "it.msgpack")}
+        settings.methods = config.methods(theirs=entry)
+    plan.make(settings, 1)
+    settings.axes = (("forget.fraction", (0.1, 0.5)),)
+    with pytest.raises(UserError, match=r"it\.msgpack is one model, and the grid's cells differ"):
+        plan.make(settings, 1)
+    settings.axes = (("eval.attack", ("threshold", "svc")),)
+    assert len(plan.make(settings, 1)) == 2
+
+
+def test_a_brought_model_takes_no_mask(tmp_path):
+    path = toy.write_npz(tmp_path / "data.npz")
+    settings = toy.experiment_config(path, theirs={"method": "brought", "path": "it"})
+    settings.methods.theirs.mask.ratio = 0.5
+    found = config.unread(settings, load(settings.data))
+    assert "nothing is trained" in found["config.methods.theirs.mask.ratio"]

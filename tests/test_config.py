@@ -242,6 +242,7 @@ UNREAD = [
         "ok.npz",
         "config.data.path is 'ok.npz', which nothing reads here; set data",
     ),
+    ("data.groups_column", "lesion", "set data.groups to a CSV"),
     ("data.tfds_name", "beans", "set data.name to 'tfds'"),
     ("train.milestones", (0.1,), "set schedule='milestones'"),
     ("methods.finetune.mask.scope", "per_layer", "set mask.ratio below 1"),

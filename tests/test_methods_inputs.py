@@ -17,6 +17,7 @@ from jaxunlearn.methods import (
     pixels,
     unsir,
 )
+from jaxunlearn.models.model import shipped
 
 ONE_STEP = {"epochs": 1, "momentum": 0.0, "weight_decay": 0.0, "optimizer": "sgd"}
 
@@ -223,3 +224,28 @@ def test_mu_mis_stops_where_sensitivity_has_recovered():
         fired.append(mu_mis.has_recovered(series[:i], 1.0))
     assert fired == [False] * 4 + [True]
     assert mu_mis.has_recovered(series[:4], 0.8)
+
+
+# All that look at the number of outputs.
+
+
+@pytest.mark.parametrize("method", ["boundary_expand", "cfw", "fisher", "prmq"])
+def test_a_model_may_have_more_outputs_than_there_are_classes(method):
+    wide = shipped(toy.Tiny, num_classes=5)
+    start = jax.device_get(jax.jit(wide.init)(jax.random.key(0), np.zeros((1, 8, 8, 1))))
+    task = toy.task_for(method, the_setup=toy.setup(model=wide), original=start)
+    assert task.num_logits == 5
+    result = jax.device_get(toy.unlearn(method, task).variables)
+    assert jax.tree.structure(result) == jax.tree.structure(start)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result))
+    if method == "boundary_expand":
+        made = [each for each in METHODS[method].passes(task, toy.settings(method))]
+        assert set(made[1].labels) == {5}
+
+
+@pytest.mark.parametrize("method", ["amun", "unsir"])
+def test_images_of_a_methods_own_are_not_mixed(method):
+    settings = toy.settings(method)
+    METHODS[method].check(settings, None, ["crop_flip"])
+    with pytest.raises(UserError, match=f"{method} trains on images of its own, which mixup"):
+        METHODS[method].check(settings, None, ["crop_flip", "mixup"])

@@ -154,3 +154,23 @@ def test_a_whole_class_is_to_be_forgotten_down_to_nothing():
     for task, expected in ((toy.task(**whole), 0.0), (toy.task(), toy.task().val_accuracy())):
         first = next(METHODS["lotus"].passes(task, toy.settings("lotus")))
         assert first.question(task.original) == expected
+
+
+def test_unseen_accuracy_leaves_out_classes_that_are_gone():
+    """Of a sequence, where an earlier request took a class: neither forget nor retain has it."""
+    labels = toy.images_and_labels()[1]
+    left = np.flatnonzero(labels != 2)
+    task = toy.task(forget=left[:5], retain=left[5:])
+    first = next(METHODS["lotus"].passes(task, toy.settings("lotus")))
+    known = task.val.labels != 2
+    right = task.val_logits().argmax(1) == task.val.labels
+    assert first.question(task.original) == right[known].mean() != right.mean()
+
+
+def test_lotus_temperature_is_never_0():
+    task = toy.task()
+    settings = toy.settings("lotus", epochs=1, alpha=100.0, stop=1.0)
+    method = METHODS["lotus"].passes(task, settings)
+    next(method)
+    method.send(0.95)
+    assert method.send(0.0).context["tau"] == np.float32(1e-6)

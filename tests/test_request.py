@@ -346,3 +346,28 @@ def test_wrong_input_is_one_line(data, given):
         assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match=r"forget.*fractoin"):
         unlearn(module, variables, data, {"fractoin": 0.1}, "finetune", **call)
+
+
+def test_methods_in_stages_from_python(data, given):
+    done = unlearn(*given, data, 0.2, ("ssd", "finetune"), batch_size=16, finetune={"epochs": 1})
+    assert done.method == "ssd_finetune" and len(done.predictions["ssd_finetune"]["test"].labels)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"malignant": 1}, r"data\.malignant must be of type tuple, got 1"),
+        ({"mean": 0.5}, r"data\.mean must be of type tuple, got 0\.5"),
+        ({"forget": [[1], [2, 3]]}, "forget must be an array"),
+    ],
+)
+def test_arguments_of_a_wrong_kind(data, given, changes, message):
+    settings = {"forget": 0.2, "method": "finetune", **changes}
+    with pytest.raises(UserError, match=message):
+        unlearn(*given, data, **settings)
+
+
+def test_there_is_no_judging_without_an_original(data, given):
+    net, variables = given
+    with pytest.raises(UserError, match="original must be the variables"):
+        evaluate(net, variables, data, 0.2, original=None)

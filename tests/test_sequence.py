@@ -115,6 +115,12 @@ def test_who_is_forgotten_already_is_told_so_and_costs_nothing(finished):
         *((1, 4), (3, 2), (4, 2)),
     ]
     assert [step["split"]["forget"] for step in report["requests"]] == [4, 6, 8]
+    assert [step["split"]["asked"] for step in report["requests"]] == [4, 2, 2]
+    first, third = (report["requests"][i]["models"]["salun"]["per_seed"][0] for i in (0, 1))
+    assert third["parent"] == first["key"]
+    summary = (root / "run" / "requests" / "3" / "summary.md").read_text()
+    assert "2 of 48 training images" in summary and "earlier requests took 4 more" in summary
+    assert f"from `{first['key']}`" in summary
     assert sorted(path.name for path in (root / "run" / "requests").iterdir()) == ["1", "3", "4"]
     # an original; a retrained, fine-tuning and SalUn for each of three requests
     assert len(list((root / "store").glob("*/meta.json"))) == 1 + 3 * 3

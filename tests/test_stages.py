@@ -84,7 +84,8 @@ def test_cra_under_any_relabelling_method():
     [
         (("finetune",), "must be one name, or two or more different ones"),
         (("finetune", "finetune"), "must be one name, or two or more different ones"),
-        (("finetune", "ssd"), "ssd edits the original, and would drop what finetune did"),
+        (("finetune", "ssd"), "ssd starts from the original or from other values"),
+        (("gradient_ascent", "cf_k"), "cf_k starts from the original or from other values"),
         (("brought", "finetune"), "brought unlearns nothing; leave it out"),
         (("ssd", "finetun"), "unknown method 'finetun': did you mean"),
     ],
@@ -95,7 +96,7 @@ def test_stages_that_cannot_follow_each_other(names, message):
 
 
 def test_a_stage_that_starts_anew_must_be_the_first():
-    with pytest.raises(UserError, match="retrain starts from other parameters"):
+    with pytest.raises(UserError, match="retrain starts from the original or from other values"):
         staged(toy.task(), method=("finetune", "retrain"), finetune={"epochs": 1})
 
 

@@ -176,9 +176,9 @@ def test_the_proxy_gap_by_hand():
         "val": answers(confident([0.3, 0.6, 0.8, 0.3]), [0, 0, 1, 1]),
     }
     gaps = proxy.proxy_gaps(model, original, "threshold", "all")
-    assert gaps == pytest.approx({"UA": 12.5, "RA": 25, "TA": 25, "MIA": 50})
+    assert gaps == pytest.approx({"UA": 12.5, "RA": 25, "VA": 25, "MIA": 50})
     same = proxy.proxy_gaps(original, original, "threshold", "all")
-    assert (same["RA"], same["TA"]) == (0, 0)
+    assert (same["RA"], same["VA"]) == (0, 0)
     # the test set is not even there
     assert proxy.proxy_gaps({**model, "test": None}, original, "threshold", "all") == gaps
 
@@ -199,7 +199,7 @@ def test_of_a_class_forgotten_whole_all_is_wrong_and_outside():
     model = {**original, "forget": answers(confident([0.7, 0.1]), [1, 1])}
     gaps = proxy.proxy_gaps(model, original, "threshold", "all")
     # Of p_y of retain 0.9 and of validation 0.8 and 0.1, the threshold is 0.9; forget has 0.3, 0.9.
-    assert gaps == pytest.approx({"UA": 50, "RA": 0, "TA": 0, "MIA": 50})
+    assert gaps == pytest.approx({"UA": 50, "RA": 0, "VA": 0, "MIA": 50})
     perfect = {**original, "forget": answers(confident([0.7, 0.8]), [1, 1])}
     assert proxy.proxy_gaps(perfect, original, "threshold", "all") == dict.fromkeys(gaps, 0)
 
@@ -418,8 +418,19 @@ def test_each_cell_of_a_grid_is_tuned(data, tmp_path):
         ),
         (
             lambda c: setattr(c, "methods", config_lib.methods()),
-            r"config\.tune\.trials is 4, which nothing reads here; name some in config\.methods",
+            r"config\.tune\.trials is 4, which nothing reads here; name methods that can be tuned",
         ),
+        (
+            lambda c: setattr(c, "methods", config_lib.methods(retrain=FEW)),
+            r"config\.tune\.trials is 4, which nothing reads here; name methods that can be tuned",
+        ),
+        (
+            lambda c: setattr(
+                c, "axes", (("tune.trials", (0, 2)), ("methods.finetune.lr", (0.1, 0.2)))
+            ),
+            r"config\.axes varies 'methods\.finetune\.lr', and config\.tune chooses",
+        ),
+        (lambda c: setattr(c, "axes", (("a", 1, 2),)), r"config\.axes holds"),
     ],
 )
 def test_what_cannot_be_tuned_is_one_line(data, change, message):

@@ -43,10 +43,11 @@ RULES = {
     "steps": rules.whole(1),
 }
 DOUBLINGS = 16  # more than the widest images need
+check = pixels.check
 
 
 def ascend(variables: Variables, batch: Batch, context: Any) -> dict[str, jax.Array]:
-    """One step uphill from `context["at"]`, levels `[B, H, W, C]`; and what the model says there.
+    """What the model says of `context["at"]`, levels `[B, H, W, C]`, and one step uphill from it.
 
     Rows whose label has changed stay where they are.
     """
@@ -68,8 +69,8 @@ def ascend(variables: Variables, batch: Batch, context: Any) -> dict[str, jax.Ar
     moved = at + 0.1 * radius * gradient / jnp.maximum(norm(gradient), 1e-12) - start
     inside = moved * jnp.minimum(1, radius / jnp.maximum(norm(moved), 1e-12))
     next_one = jnp.clip(start + inside, 0, 1)
-    at = jnp.where(changed[:, None, None, None], at, next_one)
-    return {"at": at, "answer": answer, "changed": changed}
+    then = jnp.where(changed[:, None, None, None], at, next_one)
+    return {"at": then, "seen": at, "answer": answer, "changed": changed}
 
 
 def neighbours(task: Task, config: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -84,7 +85,7 @@ def neighbours(task: Task, config: Any) -> tuple[np.ndarray, np.ndarray]:
     images, labels = [], []
     for rows in batches(task.forget, size)[0]:
         shape = (size, *task.bench.images.shape[1:])
-        kept = {"at": np.zeros(shape, np.float32), "answer": np.zeros(size, np.int32)}
+        kept = {"seen": np.zeros(shape, np.float32), "answer": np.zeros(size, np.int32)}
         found = np.zeros(size, bool)
         for doubling in range(DOUBLINGS):
             state = {"at": np.zeros(shape, np.float32)}
@@ -106,7 +107,7 @@ def neighbours(task: Task, config: Any) -> tuple[np.ndarray, np.ndarray]:
                     break
             if found.all():
                 break
-        images.append(kept["at"])
+        images.append(kept["seen"])
         labels.append(kept["answer"])
     count = len(task.forget)
     return np.concatenate(images)[:count], np.concatenate(labels)[:count]

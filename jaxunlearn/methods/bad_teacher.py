@@ -23,7 +23,7 @@ from jaxunlearn.methods.task import Task
 from jaxunlearn.training.passes import Batch, Pass
 
 NEEDS = ("forget", "retain")
-COST = "1.3 · E · (f + retain_share · (1 − f)): the teachers only look"
+COST = "1.7 · E · (f + retain_share · (1 − f)): two teachers only look"
 DEFAULTS = {
     "optimizer": "adam",
     "weight_decay": 0.0,

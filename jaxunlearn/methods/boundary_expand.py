@@ -26,6 +26,7 @@ from jaxunlearn.training.passes import Action, Pass, Replace, Variables, cross_e
 
 NEEDS = ("forget",)
 COST = "E · f"
+FIRST = True
 DEFAULTS = {"weight_decay": 0.0, "batch_size": 64, "epochs": 10, "lr": 1e-5}
 EXTRA = "extra output"  # its name in the parameters
 
@@ -76,7 +77,7 @@ def passes(task: Task, config: Any) -> Iterator[Action]:
     if not config.epochs:
         return
     model = widened(task.bench.setup.model)
-    labels = np.full_like(task.labels, task.num_classes)
+    labels = np.full_like(task.labels, task.num_logits)
     yield Replace(expanded(task))
     for _ in range(config.epochs):
         yield Pass(

@@ -25,7 +25,7 @@ from jaxunlearn.methods.task import Task
 from jaxunlearn.training.passes import Batch, Pass, Variables, cross_entropy
 
 NEEDS = ("forget", "labels")
-COST = "E · f + 2 · f"
+COST = "E · f + f"
 DEFAULTS = {
     "weight_decay": 0.0,
     "batch_size": 64,

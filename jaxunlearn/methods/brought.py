@@ -16,7 +16,7 @@ DEFAULTS = {"path": ""}
 FILES = ("path",)
 RULES = {"path": Rule(bool, "a path of a model's variables")}
 READS = dict.fromkeys(
-    ("optimizer", "momentum", "weight_decay", "batch_size"),
+    ("optimizer", "momentum", "weight_decay", "batch_size", "mask.ratio"),
     Unread(lambda settings: False, "nothing is trained: choose another method"),
 )
 

@@ -7,6 +7,8 @@ statistics of the frozen layers end as they were, which in the code published wi
 code also thaws `layer4` alone, so that its head stays frozen. The paper's k is 10 or 50 of a
 ResNet-110, for 30 epochs.
 
+Stopped by `config.watch` on its way, it keeps the statistics that it then has.
+
 Features keep the forget set: a new head on those of the frozen layers finds it again.
 """
 
@@ -24,6 +26,7 @@ from jaxunlearn.training.passes import Action, Link, Pass, Replace, Variables, c
 
 NEEDS = ("retain", "labels")
 COST = "E · (1 − f), less what the frozen layers' gradients would take"
+FIRST = True
 DEFAULTS = {"epochs": 10, "lr": 0.01, "k": 3}
 TUNE = {"lr": None, "k": (1, 2, 3, 5)}
 RULES = {"k": rules.whole(0)}

@@ -25,6 +25,7 @@ from jaxunlearn.training.passes import Batch, Pass, Replace, Variables
 
 NEEDS = ("retain", "labels")
 COST = "E · (1 − f)"
+FIRST = True
 DEFAULTS = {
     "epochs": 4,
     "lr": 0.0007,
@@ -36,14 +37,14 @@ RULES = {"sigma": rules.at_least(0), "last_sigma": rules.at_least(0)}
 
 
 def objective(params: Any, logits: jax.Array, batch: Batch, weights: jax.Array) -> jax.Array:
-    """The mean cross-entropy, times the mean of the classes' weights `[num_classes]`."""
+    """The mean cross-entropy, times the mean of the classes' weights `[num_logits]`."""
     weight = batch.mean(batch.targets @ weights)
     return weight * batch.mean(optax.softmax_cross_entropy(logits, batch.targets))
 
 
-def balance(labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """A class's weight, n / (number of classes · its count); 0 where there is none."""
-    counts = np.bincount(labels, minlength=num_classes)
+def balance(labels: np.ndarray, count: int) -> np.ndarray:
+    """A logit's weight, n / (number of classes · its class's count); 0 where there is none."""
+    counts = np.bincount(labels, minlength=count)
     weights = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
     return np.where(counts, weights, 0).astype(np.float32)
 
@@ -65,7 +66,7 @@ def passes(task: Task, config: Any) -> Iterator[Pass | Replace]:
     if not config.epochs:
         return
     yield Replace(noisy(task, task.original, config.sigma, 0))
-    weights = balance(task.labels[task.retain], task.num_classes)
+    weights = balance(task.labels[task.retain], task.num_logits)
     for epoch in range(config.epochs):
         if 0 < epoch == config.epochs - 1:
             yield Replace(lambda variables: noisy(task, variables, config.last_sigma, 1))

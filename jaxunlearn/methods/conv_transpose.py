@@ -18,6 +18,7 @@ from jaxunlearn.training.passes import Pass, Replace, cross_entropy
 
 NEEDS = ("retain", "labels")
 COST = "E · (1 − f)"
+FIRST = True
 DEFAULTS = {"epochs": 3, "lr": 0.001, "batch_size": 64}
 
 

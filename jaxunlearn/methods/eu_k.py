@@ -19,6 +19,7 @@ from jaxunlearn.training.passes import Action, Pass, Replace, cross_entropy
 
 NEEDS = ("retain", "labels")
 COST = cf_k.COST
+FIRST = True
 DEFAULTS = {
     "epochs": 10,
     "lr": 0.01,

@@ -64,14 +64,14 @@ def information(task: Task, labels: str) -> Any:
     if labels == "drawn":
         # The largest of log p plus Gumbel noise is a draw of p.
         noise = stage_rng("fisher labels", task.seed).gumbel(
-            size=(len(task.retain), task.num_classes)
+            size=(len(task.retain), task.num_logits)
         )
         drawn = task.labels.copy()
         drawn[task.retain] = (task.logits(task.retain) + noise).argmax(1)
         return ssd.importance(dataclasses.replace(task, labels=drawn), task.retain, "example")
     sums = [
         task.sweep(of_label, task.retain, context=np.int32(label))
-        for label in range(task.num_classes)
+        for label in range(task.num_logits)
     ]
     return jax.tree.map(lambda *leaves: sum(leaves) / len(task.retain), *sums)
 
@@ -90,7 +90,7 @@ def moments(task: Task, config: Any) -> tuple[Any, Any]:
     def of_class(path: str, leaf: np.ndarray, value: float) -> np.ndarray:
         """The leaf, with a value in place of the weights of classes that are gone."""
         rows = np.moveaxis(np.array(leaf), head[path], 0) if path in head else leaf
-        if path not in head or len(rows) != task.num_classes:
+        if path not in head or len(rows) != task.num_logits:
             return leaf
         rows[gone] = value
         return np.moveaxis(rows, 0, head[path])

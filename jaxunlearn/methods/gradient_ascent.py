@@ -31,7 +31,7 @@ DEFAULTS = {
     "epochs": 5,
     "lr": 1e-4,
     "clip": 1.0,  # the gradient's largest norm; 0: any
-    "bound": 0.0,  # the loss that is not exceeded; 0: none
+    "bound": 0.0,  # the loss at which the gradient ends, if not momentum; 0: none
     "frozen_statistics": True,
 }
 RULES = {"clip": rules.at_least(0), "bound": rules.at_least(0)}

@@ -48,7 +48,7 @@ RULES = {
     "damping": rules.above(0),
     "iterations": rules.whole(0),
     "samples": rules.whole(0),
-    "max_step": rules.at_least(0),
+    "max_step": rules.above(0),
 }
 READS = {name: untrained.READS[name] for name in ("optimizer", "momentum")}
 RESIDUAL = 1e-4  # of conjugate gradients, relative

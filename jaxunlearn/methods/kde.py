@@ -4,7 +4,8 @@ Sixth of the NeurIPS 2023 machine unlearning challenge
 (https://www.kaggle.com/competitions/neurips-2023-machine-unlearning), as in Cadet et al. 2024,
 https://arxiv.org/abs/2410.01276, and https://github.com/xcadet/deepunlearn. The first layer's
 kernel and the head are drawn anew. The validation set, which the original was not trained on, first
-teaches the original's outputs, KL_T(p_o ‖ p), without augmentation; then the retain set does, with
+teaches the original's outputs, KL_T(p_o ‖ p), without augmentation, but not of a class that is
+forgotten whole; then the retain set does, with
 CE_T to the original's outputs, CE to the labels and KL_T. The defaults are the challenge's, for a
 large network on images of faces.
 """
@@ -25,6 +26,7 @@ from jaxunlearn.training.passes import FRESH_OPTIMIZER, Action, Batch, Pass, Rep
 
 NEEDS = ("retain", "val", "labels")
 COST = "E · (1 − f) + warmup.epochs · n_val / n, and a third more for the original's outputs"
+FIRST = True
 DEFAULTS = {
     "epochs": 3,  # on the retain set
     "lr": 0.001,
@@ -68,7 +70,8 @@ def passes(task: Task, config: Any) -> Iterator[Action]:
     """The new layers, validation as a teacher without labels, then the retain set."""
     if not config.epochs:
         return
-    first, *_, head = parts.layers_of(task)
+    layers = parts.layers_of(task)
+    first, head = layers[0], layers[-1]
     owners = {first.kernel: first} | dict.fromkeys(head.params, head)
     params = parts.redraw(task.original["params"], owners, stage_rng("kde", task.seed))
     yield Replace({**task.original, "params": params})
@@ -79,7 +82,7 @@ def passes(task: Task, config: Any) -> Iterator[Action]:
     for _ in range(config.warmup.epochs):
         yield Pass(
             warmup_objective,
-            count + np.arange(len(task.val)),
+            count + np.flatnonzero(np.isin(task.val.labels, task.labels[task.retain])),
             np.concatenate([task.labels, task.val.labels]),
             config.warmup.lr,
             total,

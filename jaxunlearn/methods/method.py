@@ -32,6 +32,8 @@ class Method(NamedTuple):
       requests: what it can forget: see `REQUESTS`.
       cost: how much it computes, in passes over all of train, as retraining's epochs are counted: E
         are its epochs, f the share of train that is to be forgotten.
+      first: whether it can only be the first of several stages, since it starts from, or goes back
+        to, values of its own or the original's.
       tune: the settings that tuning chooses besides `epochs`, by dotted name, with the values that
         it tries; None: of a rate, half decades around the entry's. Empty: it is not tuned.
     """
@@ -46,6 +48,7 @@ class Method(NamedTuple):
     needs: tuple[str, ...] = NEEDS
     requests: tuple[str, ...] = REQUESTS
     cost: str = ""
+    first: bool = False
     tune: Mapping[str, tuple | None] = {}
 
 
@@ -68,5 +71,6 @@ def from_module(module: ModuleType, passes: str = "passes") -> Method:
         getattr(module, "NEEDS", NEEDS),
         getattr(module, "REQUESTS", REQUESTS),
         getattr(module, "COST", ""),
+        getattr(module, "FIRST", "optimizer" in getattr(module, "READS", {})),
         getattr(module, "TUNE", {"lr": None} if "lr" in defaults else {}),
     )

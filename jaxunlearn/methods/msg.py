@@ -24,6 +24,7 @@ from jaxunlearn.training.passes import Link, Pass, Replace, cross_entropy
 
 NEEDS = ("forget", "retain", "labels")
 COST = "E · (1 − f) + 2 · f"
+FIRST = True
 DEFAULTS = {
     "epochs": 5,
     "lr": 0.001,  # in the middle; it rises to it and falls again in a straight line

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxunlearn import rules
 from jaxunlearn.keys import stage_rng
 from jaxunlearn.methods.random_label import relabel
 from jaxunlearn.methods.task import Task
@@ -26,8 +27,9 @@ from jaxunlearn.training.links import clip_norm
 from jaxunlearn.training.passes import Batch, Pass, cross_entropy
 
 NEEDS = ("forget", "retain", "labels")
-COST = "E · (1 + 2 · f): the batches of a pair are looked at twice"
+COST = "E · (1 + 2 · f / 3): the batches of a pair are looked at twice"
 DEFAULTS = {"epochs": 10, "lr": 0.01, "clip": 1.0}
+RULES = {"clip": rules.above(0)}
 TINY = 1e-12
 
 

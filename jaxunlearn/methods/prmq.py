@@ -26,6 +26,7 @@ from jaxunlearn.training.passes import Batch, Pass, Replace, Variables
 
 NEEDS = ("retain", "labels")
 COST = "E · (1 − f), and a third more for the original's outputs"
+FIRST = True
 DEFAULTS = {"epochs": 3, "lr": 0.0005, "batch_size": 64, "reset": 0.99}
 RULES = {"reset": rules.between(0, 1)}
 
@@ -87,7 +88,7 @@ def passes(task: Task, config: Any) -> Iterator[Pass | Replace]:
     if not config.epochs:
         return
     yield Replace({**task.original, "params": redrawn(task, pruned(task, config.reset))})
-    counts = np.bincount(task.labels[task.retain], minlength=task.num_classes)
+    counts = np.bincount(task.labels[task.retain], minlength=task.num_logits)
     weights = np.where(counts, np.maximum(counts, 1) ** -0.1, 0).astype(np.float32)
     context = jax.device_put({"weights": weights, "original": task.original})
     for _ in range(config.epochs):

@@ -24,6 +24,7 @@ from jaxunlearn.training.passes import (
 
 NEEDS = ("retain", "labels")
 COST = "E · (1 − f)"
+FIRST = True
 DEFAULTS = {
     "epochs": 182,
     "lr": 0.1,

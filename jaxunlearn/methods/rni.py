@@ -25,6 +25,7 @@ from jaxunlearn.training.passes import Action, Pass, Replace, Variables, cross_e
 
 NEEDS = ("retain", "labels")
 COST = "E · (1 − f)"
+FIRST = True
 DEFAULTS = {
     "epochs": 9,
     "lr": 0.0002,

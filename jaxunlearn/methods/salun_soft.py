@@ -63,6 +63,7 @@ def passes(task: Task, config: Any) -> Iterator[Pass]:
     anchor = jax.device_put(task.original["params"])  # on the device once, not in every pass
     size = sum(leaf.size for leaf in jax.tree.leaves(anchor))
     for number, action in enumerate(random_label.passes(task, config)):
-        share = config.share * (1 - number / action.total_passes)
+        epoch = number * config.epochs // action.total_passes
+        share = config.share * (1 - epoch / config.epochs)
         link = Link(_shrink, (anchor, np.int32(share * size)))
         yield Pass(**{**action.__dict__, "after": (link,)})

@@ -8,6 +8,8 @@ Its strength A · (1 + cos πt/N)/2 and the learning rate fall to 0. The publish
 CIFAR-10 are 5 epochs over retain, which is how the budget is given here; the rate falls from one
 step of ascent to the next.
 
+A cycle is two passes, as checkpoints and `config.watch` count them.
+
 The optimizer, and so the momentum, is shared with the steps on retain, which move all weights. The
 published setting for CIFAR-10 switches the paper's slow weights off (β = 1), so they are not here.
 An example that is certain has a weighted gradient of about CE^(1−λ): it is forgotten last. The
@@ -46,7 +48,7 @@ TUNE = {"lr": None, "strength": (1.0, 5.0, 25.0, 100.0)}
 RULES = {
     "every": rules.whole(1),
     "strength": rules.at_least(0),
-    "power": rules.at_least(0),
+    "power": rules.between(0, 2),
     "threshold": rules.at_least(0),
     "clip": rules.above(0),
 }

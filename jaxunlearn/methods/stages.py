@@ -34,8 +34,8 @@ def in_stages(names: tuple[str, ...], methods: Sequence[Method]) -> Method:
       methods: they.
 
     Raises:
-      UserError: there are fewer than two, one of them twice, an edit of the original is not the
-        first, or one reads a file.
+      UserError: there are fewer than two, one of them twice, one that can only be the first is
+        not, or one reads a file.
     """
     if len(names) < 2 or len(set(names)) < len(names):
         raise UserError(f"method must be one name, or two or more different ones, got {names}")
@@ -43,8 +43,8 @@ def in_stages(names: tuple[str, ...], methods: Sequence[Method]) -> Method:
     for number, (name, stage) in enumerate(stages.items()):
         if stage.files:
             raise UserError(f"method={names}: {name} unlearns nothing; leave it out")
-        if number and "optimizer" in stage.reads:
-            raise UserError(_first(names, name, "edits the original"))
+        if number and stage.first:
+            raise UserError(_first(names, name))
 
     def passes(task: Task, settings: Any) -> Generator[Action, Any, Any]:
         done, claims = 0, None
@@ -64,7 +64,7 @@ def in_stages(names: tuple[str, ...], methods: Sequence[Method]) -> Method:
                     total = done + action.total_passes
                     action = dataclasses.replace(action, total_passes=total)
                 elif number and isinstance(action, Replace) and not callable(action.variables):
-                    raise UserError(_first(names, name, "starts from other parameters"))
+                    raise UserError(_first(names, name))
                 reply = yield action
             done += made
         return claims
@@ -116,9 +116,12 @@ def _within(name: str, reads: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda settings: reads(_of_stage(settings, name))
 
 
-def _first(names: tuple[str, ...], name: str, why: str) -> str:
+def _first(names: tuple[str, ...], name: str) -> str:
     """The message for a stage that must be the first."""
-    return f"method={names}: {name} {why}, and would drop what {names[0]} did; put it first"
+    return (
+        f"method={names}: {name} starts from the original or from other values, and would drop "
+        f"what {names[0]} did; put it first"
+    )
 
 
 def _of_stage(settings: Any, name: str) -> ConfigDict:

@@ -3,12 +3,15 @@
 import dataclasses
 from typing import Any, Literal
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.data.dataset import Examples
+from jaxunlearn.errors import UserError
 from jaxunlearn.keys import stage_key
 from jaxunlearn.training.passes import Variables
-from jaxunlearn.training.step import Bench, fresh
+from jaxunlearn.training.step import Bench, fresh, num_logits
 from jaxunlearn.training.sweep import Swept, logits, predict, sweep
 
 
@@ -38,9 +41,26 @@ class Task:
     original: Variables
     bench: Bench
 
+    @property
+    def num_logits(self) -> int:
+        """How many logits the model gives: those of an original from elsewhere may be more."""
+        image = jax.ShapeDtypeStruct((1, *self.bench.images.shape[1:]), jnp.float32)
+        return num_logits(self.bench.setup.model, self.original, image)
+
     def fresh(self) -> Variables:
-        """Freshly initialised variables, those that the original started from."""
-        return fresh(self.bench, self.seed)
+        """Freshly initialised variables, those that the original started from.
+
+        Raises:
+          UserError: the model has none, as a module that has its parameters.
+        """
+        made = fresh(self.bench, self.seed)
+        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(made["params"])):
+            raise UserError(
+                "this method starts from new parameters, and the model gives none that are finite; "
+                "of a module that has its parameters give the class, or a function that takes rngs "
+                "and returns it, and the module as variables; or choose another method"
+            )
+        return made
 
     def sweep(
         self,

@@ -35,7 +35,10 @@ from jaxunlearn.training.passes import (
 
 NEEDS = ("retain", "labels")
 REQUESTS = ("class",)
-COST = "(impair_epochs + repair_epochs) · per_class · classes / N, and a little for the noise"
+COST = (
+    "(impair_epochs + repair_epochs) · per_class · classes / n, impair_epochs · noise_count · "
+    "noise_copies / n and noise_steps · noise_count / n for every class that is forgotten"
+)
 DEFAULTS = {
     "optimizer": "adam",
     "weight_decay": 0.0,
@@ -61,6 +64,7 @@ RULES = {
     "noise_steps": rules.whole(0),
     "noise_lr": rules.above(0),
 }
+check = pixels.check
 
 
 def noise_gradient(variables: Variables, batch: Batch, context: Any) -> jax.Array:

@@ -7,7 +7,7 @@ al. 2024, https://arxiv.org/abs/2310.12508), on validation in place of test:
 
     UA*   the original's error on validation examples of forget's classes, in forget's mix of them
     RA*   the original's accuracy on retain
-    TA*   the original's accuracy on validation
+    VA*   the original's accuracy on validation
     MIA*  the share of the same validation examples that the attack on this model calls non-members
 
 A class that is forgotten whole counts as 100% in UA* and MIA*, as a model that never saw it never
@@ -50,16 +50,16 @@ def proxy_gaps(
     values = {
         "UA": unlearning.error(forget),
         "RA": unlearning.accuracy(retain),
-        "TA": unlearning.accuracy(val),
+        "VA": unlearning.accuracy(val),
         "MIA": 100 * float(np.mean(outside[: len(forget.labels)])),
     }
     stand_in = {
         "UA": in_mix_of(forget.labels, ~unlearning.is_correct(before), before.labels),
         "RA": unlearning.accuracy(original["retain"]),
-        "TA": unlearning.accuracy(before),
+        "VA": unlearning.accuracy(before),
         "MIA": in_mix_of(forget.labels, outside[len(forget.labels) :], val.labels),
     }
-    return unlearning.gaps(values, stand_in)
+    return unlearning.gaps(values, stand_in, values)
 
 
 def in_mix_of(forget: np.ndarray, is_so: np.ndarray, labels: np.ndarray) -> float:

@@ -14,6 +14,7 @@ has "requests", the `Requests` of a sequence. Values are dicts whose keys and un
                      convolution
     made_by          the method and its settings, with the SHA-256 of files in place of paths
     key              of the model in the store
+    parent           that of the model that it started from; None: it started anew
     claims           what the method claims of its own result, such as {"epsilon": 1.0}; under
                      "caveat", in words, what that does not promise
     intervals        of a sequence: one seed's intervals of what it has lost, over test images
@@ -46,7 +47,7 @@ RETRAINED, ORIGINAL = "retrained", "original"
 REFERENCES = (RETRAINED, ORIGINAL)
 
 # Not meaningful to average over seeds.
-NOT_AVERAGED = ("seed", "p_value", "claims", "intervals", "made_by", "watch")
+NOT_AVERAGED = ("seed", "p_value", "claims", "intervals", "made_by", "parent", "watch")
 
 Values = dict[str, Any]
 
@@ -108,7 +109,8 @@ class Experiment(Base):
     Attributes:
       dataset: name, num_classes, class_names, malignant (labels), licence, synthetic, the sizes of
         train, val and test, and fingerprint.
-      split: the sizes of forget and retain, the names of the classes forgotten whole
+      split: the sizes of forget and retain, and how many of forget this request took (asked: of a
+        sequence earlier ones took the rest); the names of the classes forgotten whole
         (forgotten_classes), and fingerprint.
       request: the fields of `config.forget` that the request reads.
       batch_size: of the original's and the retrained's training.

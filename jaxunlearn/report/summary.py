@@ -37,9 +37,12 @@ def _asked(report: Experiment) -> list[str]:
     """What was to be forgotten, and of which data."""
     dataset, split = report["dataset"], report["split"]
     request = ", ".join(f"{field}={_text(value)}" for field, value in report["request"].items())
+    earlier = split["forget"] - split["asked"]
+    more = f"; earlier requests took {earlier} more" if earlier else ""
     return [
-        f"{split['forget']} of {dataset['train']} training images of {data_name(dataset)}, by the "
-        f"request {request}. split.npz lists them; SHA-256 of the list: `{split['fingerprint']}`.",
+        f"{split['asked']} of {dataset['train']} training images of {data_name(dataset)}, by the "
+        f"request {request}{more}. split.npz lists them; SHA-256 of the list: "
+        f"`{split['fingerprint']}`.",
         f"SHA-256 of the data: `{dataset['fingerprint']}`.",
     ]
 
@@ -51,7 +54,9 @@ def _made(name: str, values: dict[str, Any]) -> str:
     if method == "brought":
         return f"{where}: made elsewhere, and read from a file of SHA-256 `{settings['path']}`."
     how = ", ".join(f"{field}={_text(value)}" for field, value in settings.items())
-    return f"{where}: made by {method} with {how}; its key in the store: `{values['key']}`."
+    steps = method if isinstance(method, str) else ", then ".join(method)
+    by = "trained" if name in REFERENCES else f"made by {steps} from `{values['parent']}`"
+    return f"{where}: {by} with {how}; its key in the store: `{values['key']}`."
 
 
 def _text(value: Any) -> str:
