@@ -98,7 +98,7 @@ def _grouped(dataset: Dataset, path: str, column: str) -> Dataset:
                 f"have no {column}; give each a row with one, or leave all of a set out but train"
             )
     known = np.unique(np.concatenate(list(texts.values())))
-    whole = all(re.fullmatch("[0-9]{1,9}", text) for text in known)
+    whole = all(re.fullmatch("0|[1-9][0-9]{0,8}", text) for text in known)
 
     def with_groups(which: str) -> Examples:
         found = texts.get(which)
