@@ -42,7 +42,8 @@ def test_the_lowest_versions_tried_are_those_that_setup_cfg_allows():
 
 def test_all_that_the_package_imports_is_declared():
     core = set(declared("options", "install_requires"))
-    options = (declared("options.extras_require", extra) for extra in ("tfds", "safetensors", "equinox"))
+    optional = ("tfds", "safetensors", "equinox")
+    options = (declared("options.extras_require", extra) for extra in optional)
     extras = set().union(*options)
     used = set()
     for path in [*ROOT.glob("jaxunlearn/**/*.py"), *ROOT.glob("configs/*.py")]:
