@@ -9,6 +9,7 @@ import pytest
 
 from jaxunlearn import devices, training
 from jaxunlearn.errors import UserError
+from jaxunlearn.training import programs
 
 
 @pytest.mark.parametrize("count, size", [(0, 4), (1, 1), (3, 3), (4, 4)])
@@ -79,3 +80,16 @@ def test_64_bit_mode_is_refused_and_switches_that_change_numbers_are_told(monkey
     finally:
         jax.config.update("jax_enable_x64", False)
     devices.check_switches()
+
+
+def test_so_many_programs_are_kept_and_no_more(monkeypatch):
+    monkeypatch.setattr(programs, "MOST", 3)
+    made = training.Programs(devices.make_mesh(1))
+
+    def double(x):
+        return 2 * x
+
+    for size in (1, 2, 3, 4, 4, 1, 2):
+        x = devices.replicate(np.ones(size, np.float32), made.mesh)
+        assert made(double, x)(x).tolist() == [2] * size
+        assert len(made) <= 3

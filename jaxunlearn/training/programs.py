@@ -14,6 +14,10 @@ from jaxunlearn.convolution.rewrite import rewrite
 from jaxunlearn.errors import UserError
 from jaxunlearn.jaxprs import equations
 
+# A process may map some 65,000 pieces of memory, and each program is up to 25 of them: the compiler
+# crashes where there are none left.
+MOST = 1000
+
 
 class Programs:
     """Compiled programs by function and argument shapes, and the seconds that compiling took."""
@@ -50,6 +54,8 @@ class Programs:
                     + sizes.output_size_in_bytes
                     - sizes.alias_size_in_bytes
                 )
+            if len(self._compiled) >= MOST:
+                del self._compiled[next(iter(self._compiled))]  # the oldest
             self._compiled[cache_key] = compiled
             self.seconds += time.perf_counter() - start
         return self._compiled[cache_key]
