@@ -117,7 +117,9 @@ def test_the_summary_says_what_was_asked_of_which_model_and_what_is_not_known(fi
         assert digest in text
     keys = [values["key"] for model in report["models"].values() for values in model["per_seed"]]
     assert len(set(keys)) == 4 + 2 * len(config.methods) and all(key in text for key in keys)
-    assert "made by salun with" in text and "Differences from retrained (seed 1): made by" in text
+    start = report["models"]["original"]["per_seed"][0]["key"]
+    assert f"salun (seed 0): made by salun from `{start}` with" in text
+    assert "Differences from retrained (seed 1): trained with" in text
     assert "misses" in text.split("## Checked")[1]
     unknown = text.split("## Not checked")[1]
     assert "no method here claims one" in unknown and "there is none here" not in unknown
