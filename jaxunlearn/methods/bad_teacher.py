@@ -73,7 +73,6 @@ def passes(task: Task, config: Any) -> Iterator[Pass]:
     if not uniform:
         context["bad"] = task.fresh()
     context = jax.device_put(context)
-    forgotten = np.isin(np.arange(len(task.labels)), task.forget)
     for _ in range(config.epochs):
         yield Pass(
             from_uniform if uniform else from_random,
@@ -81,6 +80,6 @@ def passes(task: Task, config: Any) -> Iterator[Pass]:
             task.labels,
             config.lr,
             config.epochs,
-            examples={"forgotten": forgotten},
+            examples={"forgotten": task.forgotten},
             context=context,
         )

@@ -101,11 +101,9 @@ def objective(task: Task, config: Any) -> dict[str, Any]:
     """The fields of a pass over relabelled examples: its objective, and what that needs."""
     if config.target == "none":
         return {"objective": cross_entropy}
-    forgotten = np.zeros(len(task.labels), bool)
-    forgotten[task.forget] = True
     return {
         "objective": entropy_objective if config.target == "entropy" else target_objective,
-        "examples": {"malignant": forgotten & np.isin(task.labels, task.malignant)},
+        "examples": {"malignant": task.forgotten & np.isin(task.labels, task.malignant)},
         "context": {
             "weight": np.float32(config.weight),
             "target": target(config.target, task.num_classes, task.malignant),

@@ -80,7 +80,6 @@ def passes(task: Task, config: Any) -> Generator[Action, float, None]:
         return 0.0 if whole else float(np.mean(right[known]))
 
     original = jax.device_put(task.original)
-    forgotten = np.isin(np.arange(len(task.labels)), task.forget)
     stream = np.concatenate([task.forget, part_of_retain(task, config.retain_share)])
     if not config.epochs:
         return
@@ -97,6 +96,6 @@ def passes(task: Task, config: Any) -> Generator[Action, float, None]:
             task.labels,
             config.lr,
             config.epochs,
-            examples={"forgotten": forgotten},
+            examples={"forgotten": task.forgotten},
             context={"original": original, "tau": tau},
         )

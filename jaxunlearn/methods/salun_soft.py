@@ -10,6 +10,7 @@ of β. Its anchor is taken anew in every epoch; here it is the original througho
 Momentum is not thresholded, there or here.
 """
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -66,4 +67,4 @@ def passes(task: Task, config: Any) -> Iterator[Pass]:
         epoch = number * config.epochs // action.total_passes
         share = config.share * (1 - epoch / config.epochs)
         link = Link(_shrink, (anchor, np.int32(share * size)))
-        yield Pass(**{**action.__dict__, "after": (link,)})
+        yield dataclasses.replace(action, after=(link,))

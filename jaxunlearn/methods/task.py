@@ -42,6 +42,11 @@ class Task:
     bench: Bench
 
     @property
+    def forgotten(self) -> np.ndarray:
+        """Which training examples are of the forget set, bool `[N]`."""
+        return np.isin(np.arange(len(self.labels)), self.forget)
+
+    @property
     def num_logits(self) -> int:
         """How many logits the model gives: those of an original from elsewhere may be more."""
         image = jax.ShapeDtypeStruct((1, *self.bench.images.shape[1:]), jnp.float32)
