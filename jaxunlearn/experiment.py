@@ -137,7 +137,8 @@ def _report(
 ) -> results.Report:
     """What the models' values give, written to the folder."""
     header = _describe(one, machine)
-    notes = [*results.made_elsewhere(judged, header), *results.stopped(judged)]
+    found = {name: [model.values for model in models] for name, models in judged.items()}
+    notes = [*results.made_elsewhere(found, header), *results.stopped(found)]
     header["notes"] = [*header["notes"], *notes]
     report = results.assemble(
         header,

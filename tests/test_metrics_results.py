@@ -161,7 +161,7 @@ def test_a_model_no_better_than_the_largest_class_is_named_with_its_seeds():
         "retrained": [share, 50.0, share + 100 / 6],
         "other": [80.0, 80.0, 80.0],
     }
-    assert verdicts.majority(labels, accuracies, [4, 5, 6]) == {
+    assert verdicts.majority(*verdicts.most_frequent(labels), accuracies, [4, 5, 6]) == {
         "answer": 2,
         "share": pytest.approx(share),
         "no_better": {"original": [5], "retrained": [4, 5]},
@@ -172,7 +172,8 @@ def test_a_model_no_better_than_the_largest_class_is_named_with_its_seeds():
         logits = np.zeros((n, 2), np.float32)
         constant = unlearning.accuracy(metrics.Predictions(logits, labels))
         for accuracy, found in ((constant, {"m": [0]}), (100 * (n - 1) / n, {"m": [0]}), (100, {})):
-            assert verdicts.majority(labels, {"m": [accuracy]}, [0])["no_better"] == found
+            verdict = verdicts.majority(*verdicts.most_frequent(labels), {"m": [accuracy]}, [0])
+            assert verdict["no_better"] == found
 
 
 @pytest.mark.parametrize("forgotten", [(), (0,)])
@@ -305,11 +306,11 @@ def test_models_that_were_trained_elsewhere_are_named():
         "versions": {"python": "3.12", "jax": "0.6"},
     }
 
-    def judged(seed, *machines):
-        return results.Judged({"seed": seed, "made_on": list(machines)}, None)
+    def values(seed, *machines):
+        return {"seed": seed, "made_on": list(machines)}
 
     notes = results.made_elsewhere(
-        {"original": [judged(0, there), judged(1, there, here)], "salun": [judged(0, here)]}, here
+        {"original": [values(0, there), values(1, there, here)], "salun": [values(0, here)]}, here
     )
     assert notes == [
         "Trained on another machine or with other versions (1 × cpu, here 4 × gpu; 2 cores, here 8 "

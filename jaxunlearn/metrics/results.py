@@ -273,76 +273,96 @@ def assemble(
       UserError: two models' predictions are not on the same test set.
     """
     reference = next((name for name in REFERENCES if name in names), None)
-    models: dict[str, Model] = {}
+    found: dict[str, list[Values]] = {}
     for name in names:
-        per_seed = [dict(each.values) for each in judged[name]]
+        found[name] = [dict(each.values) for each in judged[name]]
         if reference:
             for i, (one, other) in enumerate(zip(judged[name], judged[reference], strict=True)):
-                per_seed[i] = compare(one.values, other.values, gaps=reference == RETRAINED)
+                found[name][i] = compare(one.values, other.values, gaps=reference == RETRAINED)
                 if malignant and name != reference:
-                    per_seed[i]["false_negatives"] = clinical.compare_false_negatives(
+                    found[name][i]["false_negatives"] = clinical.compare_false_negatives(
                         one.test, other.test, malignant, malignant_rule
                     )
+    test = judged[names[0]][0].test  # all are judged on the same images
+    return conclude({**header, "reference": reference}, found, *verdicts.most_frequent(test.labels))
+
+
+def conclude(
+    header: Mapping[str, Any], found: Mapping[str, list[Values]], answer: int, share: float
+) -> Report:
+    """The results of an experiment whose models have been compared: all that is over seeds.
+
+    Args:
+      header: as in `assemble`, with the reference.
+      found: each model's values by seed, with the differences from the reference model's; in the
+        order of the tables.
+      answer: the most frequent label of the test images.
+      share: its share of them, in percent.
+    """
+    models: dict[str, Model] = {}
+    for name, per_seed in found.items():
         mean, interval = summarise(per_seed)
         models[name] = {"per_seed": per_seed, "mean": mean, "interval": interval}
-    methods = [name for name in names if name not in REFERENCES]
-    for name in methods:
-        models[name]["verdicts"] = {}
-    if reference and malignant:
-        found = {name: [v["false_negatives"] for v in models[name]["per_seed"]] for name in methods}
-        retain = judged[reference][0].values["n"]["retain"]
-        for name, verdict in verdicts.false_negatives(found, reference, retain).items():
+        if name not in REFERENCES:
+            models[name]["verdicts"] = {}
+    first = next(iter(found.values()))[0]
+    misses = {
+        name: [values["false_negatives"] for values in per_seed]
+        for name, per_seed in found.items()
+        if name not in REFERENCES and "false_negatives" in per_seed[0]
+    }
+    if misses:
+        of = verdicts.false_negatives(misses, header["reference"], first["n"]["retain"])
+        for name, verdict in of.items():
             models[name]["verdicts"]["false_negatives"] = verdict
     means = {name: model["mean"] for name, model in models.items()}
-    one = judged[names[0]][0]  # all are judged on the same images
     accuracies = {
-        name: [values["TA"] for values in models[name]["per_seed"]]
-        for name in names
+        name: [values["TA"] for values in per_seed]
+        for name, per_seed in found.items()
         if name in REFERENCES
     }
     report = {
         "schema": SCHEMA,
         "tuning": {},
         **header,
-        "reference": reference,
         "models": models,
-        "worse_than_trivial": verdicts.trivial(means) if malignant else {},
-        "majority": verdicts.majority(one.test.labels, accuracies, header["seeds"]),
-        "evidence": verdicts.evidence(_sizes(one.values), header["batch_size"]),
+        "worse_than_trivial": verdicts.trivial(means) if "risk" in first else {},
+        "majority": verdicts.majority(answer, share, accuracies, header["seeds"]),
+        "evidence": verdicts.evidence(_sizes(first), header["batch_size"]),
     }
     return cast(Report, report)
 
 
-def made_elsewhere(judged: Mapping[str, Sequence[Judged]], machine: Mapping[str, Any]) -> list[str]:
+def made_elsewhere(found: Mapping[str, Sequence[Values]], machine: Mapping[str, Any]) -> list[str]:
     """Sentences on the models that came from the store and were not trained as here.
 
     Args:
-      judged: by name, one per seed; of their values "seed" and "made_on" are read.
+      found: each model's values by seed, of which "seed" and "made_on" are read.
       machine: the present machine's device, cores and versions.
     """
-    found: dict[str, list[str]] = {}
-    for name, models in judged.items():
-        for values in (model.values for model in models):
+    others: dict[str, list[str]] = {}
+    for name, per_seed in found.items():
+        for values in per_seed:
             for made_on in values["made_on"]:
                 differences = _differences(made_on, machine)
                 if differences:
-                    found.setdefault(differences, []).append(f"{name} (seed {values['seed']})")
+                    others.setdefault(differences, []).append(f"{name} (seed {values['seed']})")
     return [
         f"Trained on another machine or with other versions ({differences}), where RTE was "
         f"measured: {', '.join(dict.fromkeys(names))}."
-        for differences, names in found.items()
+        for differences, names in others.items()
     ]
 
 
-def stopped(judged: Mapping[str, Sequence[Judged]]) -> list[str]:
+def stopped(found: Mapping[str, Sequence[Values]]) -> list[str]:
     """Sentences on the methods that were stopped by `config.watch.stop`.
 
     Args:
-      judged: by name, one per seed; of their values "seed" and "watch" are read.
+      found: each model's values by seed, of which "seed" and "watch" are read.
     """
     notes = []
-    for name, models in judged.items():
-        for values in (model.values for model in models if "watch" in model.values):
+    for name, per_seed in found.items():
+        for values in (values for values in per_seed if "watch" in values):
             looks, result = values["watch"]["looks"], values["watch"]["result"]
             if result == len(looks) - 1:
                 continue

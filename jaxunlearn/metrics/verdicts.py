@@ -277,18 +277,23 @@ def trivial(means: Mapping[str, Mapping[str, Any]]) -> dict[str, TrivialVerdict]
     return verdicts
 
 
+def most_frequent(labels: np.ndarray) -> tuple[int, float]:
+    """The most frequent label of int `[N]`, and its share of them in percent."""
+    answer = int(np.bincount(labels).argmax())
+    return answer, 100 * float(np.mean(labels == answer))
+
+
 def majority(
-    labels: np.ndarray, accuracies: Mapping[str, Sequence[float]], seeds: Sequence[int]
+    answer: int, share: float, accuracies: Mapping[str, Sequence[float]], seeds: Sequence[int]
 ) -> MajorityVerdict:
     """The reference models that answer no better than the most frequent label.
 
     Args:
-      labels: of the test images, int `[N]`.
+      answer: the most frequent label of the test images.
+      share: its share of them, in percent.
       accuracies: by reference model, its accuracy on them in percent, in the order of `seeds`.
       seeds: of the models.
     """
-    answer = int(np.bincount(labels).argmax())
-    share = 100 * float(np.mean(labels == answer))
     reached = share + 1e-6  # rounding must not decide; one image is more than that
     no_better = {
         name: [seed for seed, each in zip(seeds, values, strict=True) if each <= reached]

@@ -1,0 +1,147 @@
+"""Seeds that were run apart, in one table: `python -m jaxunlearn.pool --workdir=all seed0 seed1`.
+
+For runs of one experiment that share no store, such as those of two machines or two notebooks: the
+same config with other `seeds`. Of each folder its `config.json` and `metrics.json` are read; its
+models, predictions and lists of changed images stay where they are.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from absl import app, flags
+from flax.traverse_util import flatten_dict
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from jaxunlearn import main, workdir
+from jaxunlearn.errors import UserError, one_line, shown
+from jaxunlearn.metrics import results
+from jaxunlearn.report import terminal
+
+# What results of one experiment have in common, whatever their seeds.
+SHARED = ("name", "dataset", "split", "request", "batch_size", "attack", "reference")
+# What their configs may differ in. Methods are compared by what made each model, as `tune` changes
+# that, and files by what is in them.
+APART = ("seeds", "methods", "tune", *workdir.INCIDENTAL)
+
+
+def pool(reports: Mapping[str, results.Results]) -> results.Report:
+    """The results of all seeds, as if one run had had them.
+
+    What tells of a machine (device, cores, versions) is that of the first; a note says which models
+    were made on another one.
+
+    Args:
+      reports: of one experiment, each with seeds of its own, by the name that errors call it by.
+
+    Raises:
+      UserError: one is of a grid or of a sequence; or they are not of one experiment.
+    """
+    for name, report in reports.items():
+        if "models" not in report:
+            raise UserError(
+                f"{name} holds a grid or a sequence of requests; give folders of single "
+                "experiments, such as those under its cells/"
+            )
+    singles = cast(Mapping[str, results.Report], reports)
+    (one, first), *others = singles.items()
+    for other, report in others:
+        _same(one, other, _identity(first), _identity(report))
+    where: dict[int, tuple[str, int]] = {}
+    for name, report in singles.items():
+        for i, seed in enumerate(report["seeds"]):
+            if seed in where:
+                raise UserError(f"{where[seed][0]} and {name} both have seed {seed}; give one")
+            where[seed] = name, i
+    seeds = sorted(where)
+    places = [where[seed] for seed in seeds]
+    found = {
+        model: [singles[name]["models"][model]["per_seed"][i] for name, i in places]
+        for model in first["models"]
+    }
+    notes = [note for report in singles.values() for note in report["notes"]]
+    notes += results.made_elsewhere(found, first)
+    tuning = {name: spent for one in singles.values() for name, spent in one["tuning"].items()}
+    header = {**first, "seeds": seeds, "tuning": tuning, "notes": list(dict.fromkeys(notes))}
+    majority = first["majority"]
+    return results.conclude(header, found, majority["answer"], majority["share"])
+
+
+def _identity(report: results.Report) -> dict[str, Any]:
+    """What tells one experiment's results from another's."""
+    shared = {field: report[field] for field in SHARED}  # type: ignore[literal-required]
+    models = report["models"]
+    made_by = {name: model["per_seed"][0]["made_by"] for name, model in models.items()}
+    return {**shared, "models": list(models), "settings": made_by}
+
+
+def _same(one: str, other: str, first: dict[str, Any], second: dict[str, Any]) -> None:
+    """Raises where two nested dicts differ, naming the first field that does."""
+    mine, theirs = (flatten_dict(each, sep=".") for each in (first, second))
+    for field in sorted({*mine, *theirs}):
+        if mine.get(field) != theirs.get(field):
+            raise UserError(
+                f"{one} and {other} are not of one experiment: {field} is "
+                f"{shown(mine.get(field))} and {shown(theirs.get(field))}; give runs of one config "
+                "that differ in their seeds"
+            )
+
+
+def _config(folder: str) -> ConfigDict:
+    """The config of a finished run."""
+    path = Path(folder).expanduser() / "config.json"
+    try:
+        return ConfigDict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{path} cannot be read as a run's config; give the --workdir of a finished run"
+        ) from error
+
+
+def _comparable(config: ConfigDict) -> dict[str, Any]:
+    """What a config says of the experiment, without its seeds, methods and files."""
+    fields = flatten_dict(config.to_dict(), sep=".")
+    return {
+        field: value
+        for field, value in fields.items()
+        if field.split(".")[0] not in APART and not field.endswith("path")
+    }
+
+
+def run(argv: list[str]) -> None:
+    """Pools the folders that are given into `--workdir`."""
+    folders = argv[1:]
+    with main.ending():
+        if len(folders) < 2 or not main.WORKDIR.value:
+            raise UserError(
+                "give two folders of results or more, and --workdir for the table of all: "
+                "python -m jaxunlearn.pool --workdir=all seed0 seed1"
+            )
+        report = pool({folder: results.load(folder) for folder in folders})
+        configs = [_config(folder) for folder in folders]
+        for folder, config in zip(folders[1:], configs[1:], strict=True):
+            _same(folders[0], folder, _comparable(configs[0]), _comparable(config))
+        whole = configs[0].copy_and_resolve_references()
+        whole.seeds = report["seeds"]
+        target = Path(main.WORKDIR.value).expanduser()
+        workdir.claim(target, whole)
+        workdir.write_report(report, target)
+        console = Console(highlight=False)
+        terminal.print_table(report, console)
+        print(f"Results: {target}")
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Folders are left; a wrong flag is one line."""
+    if "--help" in argv:
+        return app.parse_flags_with_usage(argv)
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        main.fail(f"the flags are not understood: {one_line(error)}")
+
+
+if __name__ == "__main__":
+    app.run(run, flags_parser=parse)

@@ -1,0 +1,116 @@
+import copy
+import json
+import shutil
+
+import pytest
+import toy
+from process import finish
+
+from jaxunlearn import experiment, pool
+from jaxunlearn.errors import UserError
+from jaxunlearn.metrics import results
+
+FAST = {"epochs": 1, "batch_size": 16}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Runs of seeds 3, 5 and both, which share a store so that even their seconds are the same."""
+    root = tmp_path_factory.mktemp("pool")
+    config = toy.experiment_config(toy.write_npz(root / "data.npz"), finetune=FAST, salun=FAST)
+    config.store = str(root / "store")
+    for name, seeds in (("both", (3, 5)), ("three", (3,)), ("five", (5,))):
+        config.seeds = seeds
+        experiment.run(config, root / name)
+    return root
+
+
+def load(root, *names):
+    return {name: results.load(root / name) for name in names}
+
+
+def test_seeds_run_apart_give_what_one_run_of_them_gives(folders):
+    reports = load(folders, "five", "three")
+    before = copy.deepcopy(reports)
+    pooled = pool.pool(reports)
+    assert reports == before
+    assert json.loads(json.dumps(pooled)) == results.load(folders / "both")
+    assert pooled["models"]["salun"]["interval"]["UA"] is not None
+
+
+def test_models_of_another_machine_are_named(folders):
+    reports = load(folders, "three", "five")
+    for model in reports["five"]["models"].values():
+        for machine in model["per_seed"][0]["made_on"]:
+            machine["cores"] = 1000
+    (note,) = set(pool.pool(reports)["notes"]) - set(pool.pool(load(folders, "both"))["notes"])
+    assert "1000 cores" in note and "salun (seed 5)" in note and "seed 3" not in note
+
+
+def other(report, path, value):
+    *parents, last = path
+    inner = report
+    for part in parents:
+        inner = inner[part]
+    inner[last] = value
+
+
+@pytest.mark.parametrize(
+    "path, value, message",
+    [
+        (["seeds"], [3], "three and five both have seed 3; give one"),
+        (["dataset", "fingerprint"], "f" * 64, "dataset.fingerprint is '.*' and 'ffff"),
+        (
+            ["split", "forget"],
+            1,
+            "split.forget is 10 and 1; give runs of one config that differ in",
+        ),
+        (
+            ["models", "salun", "per_seed", 0, "made_by", "lr"],
+            0.5,
+            "settings.salun.lr is 0.* and 0.5; give runs",
+        ),
+        (["models"], {}, "models is .* and "),
+    ],
+)
+def test_results_of_other_experiments_are_refused(folders, path, value, message):
+    reports = load(folders, "three", "five")
+    other(reports["five"], path, value)
+    with pytest.raises(UserError, match=message):
+        pool.pool(reports)
+
+
+def test_grids_are_refused():
+    with pytest.raises(
+        UserError, match="grid holds a grid or a sequence of requests; give folders"
+    ):
+        pool.pool({"grid": {"cells": []}})
+
+
+def test_the_command(folders, tmp_path):
+    five = shutil.copytree(folders / "five", tmp_path / "five")
+
+    def run(*args):
+        return finish(*args, module="jaxunlearn.pool", cwd=tmp_path)
+
+    status, out, err = run("--workdir=all", folders / "three", "five")
+    assert (status, err) == (0, "") and "salun" in out and "2 seeds" in out
+    assert results.load(tmp_path / "all") == results.load(folders / "both")
+    for name in ("table.md", "figure.png", "summary.md"):
+        assert (tmp_path / "all" / name).is_file()
+    again = run("--workdir=all", "five", folders / "three")
+    assert again[0] == 0
+
+    status, _, err = run("--workdir=five", folders / "three", "five")
+    assert status == 2 and "five holds a run with another config (seeds differ)" in err
+    config = json.loads((five / "config.json").read_text())
+    config["train"]["epochs"] += 1
+    (five / "config.json").write_text(json.dumps(config))
+    status, _, err = run("--workdir=more", folders / "three", "five")
+    assert status == 2 and "train.epochs is " in err and not (tmp_path / "more").exists()
+    for wrong in (["three"], ["--workdir=more", folders / "three"], ["--wrkdir=more"]):
+        status, _, err = run(*wrong)
+        assert status == 2 and len(err.splitlines()) == 1
+    (five / "config.json").write_text("{")
+    status, _, err = run("--workdir=more", folders / "three", "five")
+    assert status == 2 and "five/config.json cannot be read as a run's config" in err
