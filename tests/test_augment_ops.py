@@ -192,10 +192,14 @@ def test_pass_has_no_branches_on_accelerators_no_gathers_of_pixels_and_no_host_c
     assert "callback" not in str(jax.make_jaxpr(ops.run)(images, steps))
 
 
-def test_large_images_are_warped_by_products_as_by_gathers():
-    images = np.random.default_rng(0).integers(0, 256, (6, 80, 72, 3), np.uint8)
-    ways = [("rotate", v) for v in (-135, 31, 90)] + [("shear_x", 0.9), ("translate_y", -20)]
-    warps = np.stack([ops.ENCODERS[name](v, 80, 72).warp for name, v in [*ways, ("rotate", 0)]])
-    assert 80 * 72 > ops.SMALL
+@pytest.mark.parametrize("shape", [(33, 33, 3), (40, 29, 1), (29, 40, 3)])
+def test_large_images_are_warped_by_products_as_by_gathers(shape):
+    assert shape[0] * shape[1] > ops.SMALL
+    ways = [("rotate", v) for v in np.linspace(-180, 180, 41)]  # 45 and 60 degrees among them
+    ways += [("rotate", v) for v in (-60, 60, 120, 0.3)]
+    ways += [(name, v) for name in ("shear_x", "shear_y") for v in np.linspace(-2, 2, 9)]
+    ways += [(name, v) for name in ("translate_x", "translate_y") for v in (-99, -7, 3, 28)]
+    warps = np.stack([ops.ENCODERS[name](float(v), *shape[:2]).warp for name, v in ways])
+    images = np.random.default_rng(0).integers(1, 256, (len(warps), *shape), np.uint8)
     by_products = jax.jit(ops.PRODUCTS.warp)(images, warps)
     np.testing.assert_array_equal(by_products, jax.jit(ops.GATHERS.warp)(images, warps))

@@ -272,30 +272,62 @@ def histogram(image: Array) -> Array:
 # never in memory.
 
 EXACT = jnp.bfloat16  # of whole numbers up to 256
-SMALL = 64 * 64  # pixels of an image up to which a product over all of them is short
+SMALL = 32 * 32  # pixels of an image up to which a product over all of them moves less
 
 
 def one_hot_warp(images: Array, warps: Array) -> Array:
-    """`_warp` of each image; small ones by pixels, others by rows and then columns."""
+    """`_warp` of each image."""
+    if images.shape[1] * images.shape[2] <= SMALL:
+        return _warp_by_pixels(images, warps)
+    return _warp_by_axes(images, warps)
+
+
+def _warp_by_pixels(images: Array, warps: Array) -> Array:
+    """A warp that may take any pixel to any other."""
     count, height, width, channels = images.shape
     x, y = jax.vmap(_source)(images, warps)
-    planes = images.transpose(0, 3, 1, 2).astype(EXACT)  # [B, C, H, W]
-    if height * width <= SMALL:
-        inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-        source = jnp.where(inside, y * width + x, -1).reshape(count, 1, -1)
-        given = (source == jnp.arange(height * width)[None, :, None]).astype(EXACT)
-        done = _product("bcq,bqp->bcp", planes.reshape(count, channels, -1), given)
-        return done.reshape(planes.shape).astype(jnp.uint8).transpose(0, 2, 3, 1)
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    source = jnp.where(inside, y * width + x, -1).reshape(count, 1, -1)
+    given = source == jnp.arange(height * width)[None, :, None]
+    planes = images.transpose(0, 3, 1, 2).reshape(count, channels, -1).astype(EXACT)
+    done = _product("bcq,bqp->bcp", planes, given.astype(EXACT))
+    return done.astype(jnp.uint8).reshape(count, channels, height, width).transpose(0, 2, 3, 1)
 
-    parts, rows_at_once = [], max(1, SMALL // width)  # what is between would not fit into memory
-    for start in range(0, height, rows_at_once):
-        part = slice(start, start + rows_at_once)
-        columns, rows = (at[:, part].reshape(count, 1, -1) for at in (x, y))
-        given = (rows == jnp.arange(height)[None, :, None]).astype(EXACT)
-        found = _product("bchw,bhp->bcwp", planes, given)
-        wanted = columns[:, :, None] == jnp.arange(width)[None, None, :, None]
-        parts.append(jnp.sum(jnp.where(wanted, found, 0), axis=2))
-    done = jnp.concatenate(parts, axis=-1).reshape(planes.shape)
+
+def _warp_by_axes(images: Array, warps: Array) -> Array:
+    """A warp along the source's rows, and then along its columns: a hundredth of the arithmetic.
+
+    From one source row come two pixels of an output column at most, as a step down the column moves
+    by half a row or more in all of `ENCODERS`. Where it moves along the row rather, as when turned
+    by a quarter, the source is transposed first.
+    """
+    height, width = images.shape[1:3]
+    size = max(height, width)
+    padding = ((0, 0), (0, 0), (0, size - height), (0, size - width))
+    planes = jnp.pad(images.transpose(0, 3, 1, 2), padding).astype(EXACT)  # [B, C, size, size]
+    a, b, c, d, e, f = (_each(field, 4) for field in warps.T)
+    across = jnp.abs(b) > jnp.abs(e)
+    planes = jnp.where(across, planes.swapaxes(2, 3), planes)
+    a, b, c, d, e, f = (
+        jnp.where(across, theirs, own)
+        for own, theirs in zip((a, b, c, d, e, f), (d, e, f, a, b, c), strict=True)
+    )
+    # Rows that fall as y grows: from the last y upwards.
+    up, last = e < 0, height - 1
+    c, f = jnp.where(up, c + b * last, c), jnp.where(up, f + e * last, f)
+    b, e = jnp.where(up, -b, b), jnp.where(up, -e, e)
+
+    row = jnp.arange(size)[None, :, None, None]
+    x = jnp.arange(width)[None, None, None, :]
+    first = -((d * x + f - (row << 16)) // e)  # of the y that come from this row, or a later one
+    y = first + jnp.arange(2)[None, None, :, None]  # [B, size, 2, W]
+    column = (a * x + b * y + c) >> 16
+    given = column[:, :, None] == jnp.arange(size)[None, None, :, None, None]
+    found = _product("bcrs,brskx->bcrkx", planes, given.astype(EXACT))
+    y = jnp.where((d * x + e * y + f) >> 16 == row, y, -1)
+    wanted = y[:, :, :, None] == jnp.arange(height)[None, None, None, :, None]
+    done = _product("bcrkx,brkyx->bcyx", found, wanted.astype(EXACT))
+    done = jnp.where(up, done[:, :, ::-1], done)
     return done.astype(jnp.uint8).transpose(0, 2, 3, 1)
 
 
