@@ -45,6 +45,7 @@ WIDTH = flags.DEFINE_integer("width", 64, "Of the ResNet-18.")
 SIZE = flags.DEFINE_integer("size", 32, "Of the images, in pixels.")
 BATCH = flags.DEFINE_integer("batch", 256, "Over all chips.")
 EXAMPLES = flags.DEFINE_integer("examples", 45_000, "Training images, which lie on every chip.")
+MODELS = flags.DEFINE_integer("models", 1, "How many to train in one step, by vmap.")
 DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["bfloat16", "float32"], "To compute in.")
 PARTS = flags.DEFINE_multi_enum("part", ["augment", "step"], ["augment", "step"], "Of the table.")
 DUMP = flags.DEFINE_string("dump", "", "A folder for the compiled programs as text.")
@@ -101,20 +102,30 @@ def step(policy: str, mesh: Mesh) -> Any:
     key = jax.eval_shape(lambda: jax.random.key(0))
     sample = jax.ShapeDtypeStruct((1, SIZE.value, SIZE.value, 3), jnp.float32)
     steps = -(-EXAMPLES.value // BATCH.value)
-    rows = (steps, 1, BATCH.value)
+    several = (MODELS.value,) if MODELS.value > 1 else ()
+    rows = (*several, steps, 1, BATCH.value)
     epoch = Epoch(
-        shape(mesh, rows, jnp.int32, 2),
-        shape(mesh, rows, jnp.float32, 2),
+        shape(mesh, rows, jnp.int32, len(rows) - 1),
+        shape(mesh, rows, jnp.float32, len(rows) - 1),
         shape(mesh, (), jnp.int32),
         shape(mesh, (EXAMPLES.value,), jnp.int32),
         shape(mesh, (), jnp.float32),
-        on(mesh, key),
+        on(mesh, each(several, key)),
         *({}, (), None, (), ()),
     )
     images = shape(mesh, (EXAMPLES.value, SIZE.value, SIZE.value, 3), jnp.uint8)
     kind = Kind.of(training.Pass(training.cross_entropy, np.arange(1), np.zeros(1, np.int32), 0.1))
-    state = on(mesh, jax.eval_shape(start, key, sample))
-    return compiled(make_whole_epoch(setup, kind), mesh, state, images, epoch, donate=(0,))
+    state = on(mesh, each(several, jax.eval_shape(start, key, sample)))
+    train = make_whole_epoch(setup, kind)
+    if several:
+        own: Any = dict.fromkeys(Epoch._fields) | dict.fromkeys(("order", "weight", "key"), 0)
+        train = jax.vmap(train, in_axes=(0, None, Epoch(**own)))
+    return compiled(train, mesh, state, images, epoch, donate=(0,))
+
+
+def each(several: tuple[int, ...], tree: Any) -> Any:
+    """Shapes with an axis for the models before the others."""
+    return jax.tree.map(lambda s: jax.ShapeDtypeStruct((*several, *s.shape), s.dtype), tree)
 
 
 def describe(program: Any) -> list[Any]:

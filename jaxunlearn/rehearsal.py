@@ -5,6 +5,7 @@ python -m jaxunlearn.main --config=configs/quickstart.py --dry_run
 
 import functools
 import itertools
+import math
 import operator
 import time
 from pathlib import Path
@@ -28,7 +29,8 @@ def rehearse(config: ConfigDict, folder: str | Path, console: Console | None = N
     """Prints the request and the models of a config's experiment, with estimates of their time.
 
     An estimate is the arithmetic of a model's making, over that which a gradient of the original
-    does in a second here, which is tried. Augmentation, compiling and metrics are left out.
+    does in a second here, which is tried. Augmentation, compiling and metrics are left out. What
+    memory a step takes is the compiler's word for that gradient.
 
     Args:
       config: see `jaxunlearn.config.default`.
@@ -52,7 +54,8 @@ def rehearse(config: ConfigDict, folder: str | Path, console: Console | None = N
             ready.say(line)
         recipes = one.recipes(ready.config.seeds[0])
         with compiled.kept():
-            speed = _speed(recipes["original"], ready.programs)
+            speed, memory = _tried(recipes["original"], ready.programs)
+        ready.say(memory)
         costs = functools.cache(lambda name, recipes=recipes: _cost(recipes[name], recipes))
         for seed in ready.config.seeds:
             for name, recipe in one.recipes(seed).items():
@@ -104,8 +107,8 @@ def _cost(recipe: Recipe, recipes: dict[str, Recipe]) -> estimate.Cost:
         return estimate.cost(recipes["original"])
 
 
-def _speed(recipe: Recipe, programs: Programs) -> float:
-    """Operations a second of a gradient of the model, on a batch of its recipe."""
+def _tried(recipe: Recipe, programs: Programs) -> tuple[float, str]:
+    """Of a gradient of the model, on a batch of its recipe: operations a second, and its memory."""
     model, mesh = recipe.setup.model, programs.mesh
     shape = (recipe.setup.batch_size, *recipe.dataset.train.images.shape[1:])
     images = devices.shard_batches(np.zeros(shape, np.float32), mesh, axis=0)
@@ -128,7 +131,35 @@ def _speed(recipe: Recipe, programs: Programs) -> float:
     while runs < 2 or time.perf_counter() - start < 0.5:
         jax.block_until_ready(gradient(*args))
         runs += 1
-    return runs * estimate.flops(jax.grad(loss), *args) / (time.perf_counter() - start)
+    speed = runs * estimate.flops(jax.grad(loss), *args) / (time.perf_counter() - start)
+    return speed, _memory(recipe, gradient, variables, programs)
+
+
+def _memory(recipe: Recipe, gradient: Any, variables: Any, programs: Programs) -> str:
+    """What of a device's memory a step takes, and how large a batch has room, in words."""
+    sizes, there = gradient.memory_analysis(), devices.memory(programs.mesh)
+    if sizes is None or not math.isfinite(there):  # not every platform tells
+        return "What memory a step takes is not known here."
+    train, batch = recipe.dataset.train.images, recipe.setup.batch_size
+    # On each device lie all images, and of every parameter its value, the new one, its gradient and
+    # the optimizer's moments, of which Adam has two; what is temporary grows with the batch.
+    fixed = train.nbytes + 5 * sum(leaf.nbytes for leaf in jax.tree.leaves(variables))
+    of_batch = max(1, sizes.temp_size_in_bytes)
+    largest = min(largest_batch(of_batch / batch, there - fixed), len(train))
+    return (
+        f"A step of {batch} images takes about {(fixed + of_batch) / 2**30:.1f} of the "
+        f"{there / 2**30:.1f} GiB of each device, where {largest} would have room."
+    )
+
+
+def largest_batch(of_image: float, there: float) -> int:
+    """The largest power of two that has room; 1 where none has.
+
+    Args:
+      of_image: bytes that a step takes for each image.
+      there: bytes.
+    """
+    return 2 ** int(math.log2(max(1.0, there / of_image)))
 
 
 def _duration(seconds: float) -> str:

@@ -7,7 +7,7 @@ import pytest
 import toy
 from rich.console import Console
 
-from jaxunlearn import experiment
+from jaxunlearn import devices, experiment, rehearsal
 from jaxunlearn.errors import UserError
 from jaxunlearn.rehearsal import rehearse
 
@@ -36,6 +36,19 @@ def test_it_tells_the_request_and_the_models_and_does_nothing(tmp_path):
     report = experiment.run(config, tmp_path / "run", Console(file=io.StringIO()))
     assert report["split"]["forget"] == forgotten
     assert printed(config, tmp_path / "run").count("in the store") == 3
+
+
+def test_it_tells_how_large_a_batch_has_room(tmp_path, monkeypatch):
+    config = toy.experiment_config(toy.write_npz(tmp_path / "data.npz"), finetune={"epochs": 1})
+    found = (
+        r"A step of 16 images takes about ([\d.]+) of the ([\d.]+) GiB of each device, where (\d+)"
+    )
+    assert re.search(found, printed(config, tmp_path / "run"))[3] == "48"  # all there are
+
+    taken = [rehearsal.largest_batch(1000, there) for there in (0, 999, 1999, 2000, 1e6, 1.03e6)]
+    assert taken == [1, 1, 1, 2, 512, 1024]
+    monkeypatch.setattr(devices, "memory", lambda mesh: float("inf"))
+    assert "What memory a step takes is not known here." in printed(config, tmp_path / "run")
 
 
 def test_what_a_run_would_refuse_is_refused(tmp_path):

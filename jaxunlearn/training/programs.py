@@ -75,7 +75,8 @@ class Programs:
         if needed > there:
             raise UserError(
                 f"one step needs {needed / 2**30:.3g} GiB of memory or more on each device, which "
-                f"has {there / 2**30:.3g}; lower batch_size, model.width or the size of the images"
+                f"has {there / 2**30:.3g}; lower batch_size (to {there / needed:.0%} of it, at "
+                "most), model.width or the size of the images"
             )
 
     def _largest(self, jaxpr: Any) -> float:
