@@ -155,24 +155,15 @@ def _report(
 
 def _judge(one: Experiment, name: str, seed: int, trained: Trained, folder: Path) -> results.Judged:
     """A model's values by its predictions, which are kept in the folder."""
-    config, predictions, meta = one.cell.config, one.predictions(trained.logits()), trained.meta()
+    predictions, meta = one.predictions(trained.logits()), trained.meta()
     workdir.write_predictions(folder, f"{name}-seed{seed}", predictions)
-    values = metrics.evaluate(
-        predictions,
-        malignant=one.dataset.malignant,
-        scenarios=config.eval.scenarios,
-        attack=config.eval.attack,
-        members=config.eval.members,
-        malignant_rule=config.eval.malignant_rule,
-        seed=seed,
-    )
-    values = {"seed": seed, **values, "RTE": meta["seconds"]}
+    values = {"seed": seed, **one.evaluate(predictions, seed), "RTE": meta["seconds"]}
     values["compile_seconds"] = meta["compile_seconds"]
     values["made_on"], values["made_by"] = meta["made_on"], meta["fields"]["method"]
     values["key"], values["parent"] = trained.key, meta["fields"]["parent"]
     if meta["claims"]:
         values["claims"] = meta["claims"]
-    if config.watch.every:
+    if one.cell.config.watch.every:
         values["watch"] = meta["watch"] or _looked_at(one, seed, trained)
     judged_on, _ = apart(predictions["test"], one.forgotten_classes)
     return results.Judged(values, judged_on)

@@ -18,7 +18,7 @@ from jaxunlearn.data.load import load
 from jaxunlearn.errors import UserError
 from jaxunlearn.grid import Cell, cells
 from jaxunlearn.methods.table import find, modules
-from jaxunlearn.metrics import proxy
+from jaxunlearn.metrics import evaluate, proxy
 from jaxunlearn.metrics.predictions import Predictions
 from jaxunlearn.metrics.unlearning import forgotten_classes
 from jaxunlearn.models import brought
@@ -93,6 +93,21 @@ class Experiment(NamedTuple):
             groups = None if examples.groups is None else examples.groups[index]
             predictions[which] = Predictions(logits[source][index], examples.labels[index], groups)
         return predictions
+
+    def evaluate(
+        self, predictions: dict[str, Predictions], seed: int, clinical: bool = True
+    ) -> dict[str, Any]:
+        """`metrics.evaluate` as the config asks for it; without the clinical values if not so."""
+        settings = self.cell.config.eval
+        return evaluate(
+            predictions,
+            malignant=self.dataset.malignant if clinical else (),
+            scenarios=settings.scenarios,
+            attack=settings.attack,
+            members=settings.members,
+            malignant_rule=settings.malignant_rule,
+            seed=seed,
+        )
 
     def recipes(self, seed: int) -> dict[str, Recipe]:
         """The recipes of a seed's models by name: original, retrained, and one for each method."""

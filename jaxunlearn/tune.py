@@ -343,16 +343,8 @@ def write(one: Experiment, tuned: Mapping[str, Tuned], trainer: Trainer, folder:
 
 def _values(one: Experiment, trained: Trained) -> dict[str, Any]:
     """A model's values as the results have them, without the clinical ones."""
-    config = one.cell.config
-    return metrics.evaluate(
-        one.predictions(trained.logits()),
-        malignant=(),
-        scenarios=config.eval.scenarios,
-        attack=config.eval.attack,
-        members=config.eval.members,
-        malignant_rule=config.eval.malignant_rule,
-        seed=config.seeds[0],
-    )
+    seed = one.cell.config.seeds[0]
+    return one.evaluate(one.predictions(trained.logits()), seed, clinical=False)
 
 
 def _table(entries: Mapping[str, Any], with_gaps: bool) -> str:
