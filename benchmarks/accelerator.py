@@ -30,6 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
 from jax.experimental import topologies
+from jax.experimental.layout import Format, Layout
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from measuring import show
 
@@ -58,7 +59,8 @@ HEADER = ["program", "chips", "GFLOP", "GB", "XLA's ms", "at peak ms", "temporar
 
 def compiled(function: Callable, mesh: Mesh, *args: Any, donate: tuple[int, ...] = ()) -> Any:
     """The function compiled for the mesh, its results on every chip, as `Programs` does it."""
-    whole = NamedSharding(mesh, PartitionSpec())
+    # In the compiler's own layout, as within a step: others cost a copy, which may not fit.
+    whole = Format(Layout.AUTO, NamedSharding(mesh, PartitionSpec()))
     return jax.jit(function, donate_argnums=donate, out_shardings=whole).lower(*args).compile()
 
 

@@ -203,3 +203,16 @@ def test_large_images_are_warped_by_products_as_by_gathers(shape):
     images = np.random.default_rng(0).integers(1, 256, (len(warps), *shape), np.uint8)
     by_products = jax.jit(ops.PRODUCTS.warp)(images, warps)
     np.testing.assert_array_equal(by_products, jax.jit(ops.GATHERS.warp)(images, warps))
+
+
+@pytest.mark.parametrize("shape", [(9, 9, 3), (6, 11, 1)])
+def test_crops_by_products_are_those_by_slices(shape):
+    pad, images = 3, jnp.stack(images_of(shape)[:4])
+    corners = jnp.asarray([(0, 0), (6, 6), (3, 3), (1, 5)])
+    by_slices = jax.vmap(functools.partial(ops.crop, pad=pad))(images, *corners.T)
+    assert np.array_equal(by_slices[2], images[2])
+    np.testing.assert_array_equal(
+        np.pad(images[1], ((0, pad), (0, pad), (0, 0)))[pad:, pad:], by_slices[1]
+    )
+    by_products = jax.vmap(ops.one_hot_shift)(images, *(corners.T - pad))
+    np.testing.assert_array_equal(by_products, by_slices)

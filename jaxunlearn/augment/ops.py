@@ -450,8 +450,27 @@ PRODUCTS = LookUps(one_hot_warp, one_hot_levels, one_hot_histogram)
 
 def crop(image: Array, top: Array, left: Array, pad: int) -> Array:
     """The `[H, W, C]` window at (top, left), each in 0..2·pad, of the zero-padded image."""
+    return lax.platform_dependent(
+        image,
+        top - pad,
+        left - pad,
+        tpu=one_hot_shift,  # slices of a batch would be a loop over its images
+        default=functools.partial(_slice, pad=pad),
+    )
+
+
+def _slice(image: Array, down: Array, right: Array, pad: int) -> Array:
+    """The image from (down, right) on, each at most `pad` away from 0, and 0 beyond it."""
     padded = jnp.pad(image, ((pad, pad), (pad, pad), (0, 0)))
-    return lax.dynamic_slice(padded, (top, left, 0), image.shape)
+    return lax.dynamic_slice(padded, (down + pad, right + pad, 0), image.shape)
+
+
+def one_hot_shift(image: Array, down: Array, right: Array) -> Array:
+    """`_slice` by products: no source, no match, and so 0."""
+    y, x = (jnp.arange(size) for size in image.shape[:2])
+    rows, columns = (y[:, None] + down == y[None]), (x[:, None] + right == x[None])
+    shifted = _product("yh,hwc->ywc", rows.astype(EXACT), image.astype(EXACT))
+    return _product("xw,ywc->yxc", columns.astype(EXACT), shifted).astype(jnp.uint8)
 
 
 def flip(image: Array, on: Array) -> Array:
