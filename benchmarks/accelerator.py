@@ -1,13 +1,14 @@
-"""What XLA makes of our programs for a TPU, without one: `python benchmarks/accelerator.py`.
+"""What XLA makes of our programs for a TPU or GPU without one: `python benchmarks/accelerator.py`.
 
-Compiles augmentations and training steps for the chips of a topology (`pip install -e '.[tpu]'`, on
-any Linux machine) and prints what the compiler says of each program: arithmetic, bytes moved to and
-from memory, the time that its own cost model gives it (blank where the model has none), the least
-time that arithmetic and bytes take at the chip's published peaks, memory beside the arguments, and
-the exchanges between chips. Per chip. Nothing is run: these are a compiler's estimates, which leave
-out what waits for what.
+Compiles augmentations and training steps for the chips of a topology, on any Linux machine, and
+prints what the compiler says of each program: arithmetic, bytes moved to and from memory, the time
+that its own cost model gives it (blank where the model has none), the least time that arithmetic
+and bytes take at the chip's published peaks, memory beside the arguments, and the exchanges between
+chips. Per chip. Nothing is run: these are a compiler's estimates, which leave out what waits for
+what. A GPU's compiler, which does not try out its kernels here, tells memory and exchanges alone.
 
-    python benchmarks/accelerator.py --topology=v5e:2x4 --chips=8 --batch=2048
+    pip install -e '.[tpu]'  && python benchmarks/accelerator.py --topology=v5e:2x4 --chips=8
+    pip install -e '.[cuda]' && python benchmarks/accelerator.py --topology=h100:4 --chips=4
 """
 
 import collections
@@ -17,12 +18,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-# Before JAX is loaded. libtpu then asks nobody what machine this is, and locks no chip.
+# Before JAX is loaded. libtpu then asks nobody what machine this is, and locks no chip; XLA looks
+# for no GPU, and tries out no kernels.
 os.environ.update(
     JAX_PLATFORMS="cpu",
     TPU_SKIP_MDS_QUERY="1",
     TPU_WORKER_HOSTNAMES="localhost",
     ALLOW_MULTIPLE_LIBTPU_LOAD="1",
+    CUDA_VISIBLE_DEVICES="",
+    XLA_FLAGS="--xla_gpu_autotune_level=0",
 )
 
 import jax
@@ -37,7 +41,9 @@ from measuring import show
 from jaxunlearn import augment, models, training
 from jaxunlearn.training.step import Epoch, Kind, TrainState, make_whole_epoch, optimizer
 
-TOPOLOGY = flags.DEFINE_string("topology", "v5e:2x2", "Chips, as libtpu names them.")
+TOPOLOGY = flags.DEFINE_string(
+    "topology", "v5e:2x2", "Chips, as libtpu names them; or h100:N, t4:N, that many GPUs of a host."
+)
 CHIPS = flags.DEFINE_multi_integer("chips", [1], "How many of them to split the batch over.")
 POLICIES = flags.DEFINE_multi_string(
     "policy", list(augment.SCENARIOS), "Augmentations: scenarios, or policies joined by commas."
@@ -53,14 +59,42 @@ DUMP = flags.DEFINE_string("dump", "", "A folder for the compiled programs as te
 CLASSES = 10
 # TFLOP/s in bfloat16 and GB/s of a chip, https://cloud.google.com/tpu/docs/system-architecture.
 PEAKS = {"v4": (275, 1228), "v5e": (197, 819), "v5p": (459, 2765), "v6e": (918, 1640)}
+# What XLA asks of a GPU, by its own list and NVIDIA's data sheets:
+# https://github.com/openxla/xla/tree/main/xla/backends/gpu/target_config
+GPU = """
+gpu_device_info {{
+  threads_per_block_limit: 1024 threads_per_warp: 32 core_count: {cores} fpus_per_core: {units}
+  threads_per_core_limit: {threads} block_dim_limit_x: 2147483647 block_dim_limit_y: 65535
+  block_dim_limit_z: 65535 registers_per_core_limit: 65536 registers_per_block_limit: 65536
+  shared_memory_per_block: 49152 shared_memory_per_core: {shared}
+  shared_memory_per_block_optin: {shared_by_block} l2_cache_size: {cache} clock_rate_ghz: {clock}
+  memory_bandwidth: {bandwidth} device_memory_size: {memory}
+  cuda_compute_capability {{ major: {major} minor: {minor} }}
+}}
+platform_name: "CUDA" device_description_str: "{name}"
+dnn_version_info {{ major: 9 minor: 10 }} runtime_version {{ major: 12 minor: 8 patch: 0 }}
+"""
+GPUS: dict[str, dict[str, Any]] = {
+    "h100": {
+        **{"name": "NVIDIA H100 80GB HBM3", "major": 9, "minor": 0, "cores": 132, "units": 128},
+        **{"threads": 2048, "shared": 233472, "shared_by_block": 232448, "cache": 52428800},
+        **{"clock": 1.98, "bandwidth": 3352320000000, "memory": 84929347584},
+    },
+    "t4": {
+        **{"name": "Tesla T4", "major": 7, "minor": 5, "cores": 40, "units": 64},
+        **{"threads": 1024, "shared": 65536, "shared_by_block": 65536, "cache": 4194304},
+        **{"clock": 1.59, "bandwidth": 320064000000, "memory": 15843721216},
+    },
+}
 EXCHANGES = ("all-reduce", "all-gather", "all-to-all", "reduce-scatter", "collective-permute")
 HEADER = ["program", "chips", "GFLOP", "GB", "XLA's ms", "at peak ms", "temporary MiB"]
 
 
 def compiled(function: Callable, mesh: Mesh, *args: Any, donate: tuple[int, ...] = ()) -> Any:
     """The function compiled for the mesh, its results on every chip, as `Programs` does it."""
-    # In the compiler's own layout, as within a step: others cost a copy, which may not fit.
-    whole = Format(Layout.AUTO, NamedSharding(mesh, PartitionSpec()))
+    whole: Any = NamedSharding(mesh, PartitionSpec())
+    if not donate:  # in the compiler's own layout, as within a step: another may take a copy
+        whole = Format(Layout.AUTO, whole)
     return jax.jit(function, donate_argnums=donate, out_shardings=whole).lower(*args).compile()
 
 
@@ -133,17 +167,22 @@ def each(several: tuple[int, ...], tree: Any) -> Any:
 def describe(program: Any) -> list[Any]:
     """The row of a compiled program."""
     cost, memory = program.cost_analysis(), program.memory_analysis()
-    flops, moved = cost.get("flops", 0.0), cost["bytes accessed"]
-    tera, giga = PEAKS[TOPOLOGY.value.partition(":")[0]]
-    modelled = cost.get("optimal_seconds", -1.0)
+    counts: list[Any] = ["", "", "", ""]
+    if cost is not None:
+        flops, moved = cost.get("flops", 0.0), cost["bytes accessed"]
+        tera, giga = PEAKS[TOPOLOGY.value.partition(":")[0]]
+        modelled = cost.get("optimal_seconds", -1.0)
+        counts = [
+            float(flops / 1e9),
+            float(moved / 1e9),
+            float(1000 * modelled) if modelled >= 0 else "",
+            float(1000 * max(flops / (tera * 1e12), moved / (giga * 1e9))),
+        ]
     names = collections.Counter(
         re.findall(rf" ({'|'.join(EXCHANGES)})(?:-start)?\(", program.as_text())
     )
     return [
-        float(flops / 1e9),
-        float(moved / 1e9),
-        float(1000 * modelled) if modelled >= 0 else "",
-        float(1000 * max(flops / (tera * 1e12), moved / (giga * 1e9))),
+        *counts,
         float(memory.temp_size_in_bytes / 2**20),
         ", ".join(f"{count} {name}" for name, count in names.items()),
     ]
@@ -152,7 +191,13 @@ def describe(program: Any) -> list[Any]:
 def main(argv: list[str]) -> None:
     del argv
     logging.set_verbosity(logging.WARNING)
-    described = topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGY.value)
+    kind, _, count = TOPOLOGY.value.partition(":")
+    if kind in GPUS:
+        described = topologies.get_topology_desc(
+            platform="cuda", target_config=GPU.format(**GPUS[kind]), topology=f"1x1x{count or 1}"
+        )
+    else:
+        described = topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGY.value)
     print(
         f"{TOPOLOGY.value}, jax {jax.__version__}; batch {BATCH.value} of {SIZE.value} px; steps: "
         f"ResNet-18 of width {WIDTH.value}, {DTYPE.value}, {EXAMPLES.value} images\n"

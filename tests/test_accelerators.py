@@ -74,6 +74,27 @@ def test_every_augmentation_lowers_for_accelerators(size):
         assert ("stablehlo.scatter" in text) == (platform == "cuda")
 
 
+def assert_split_over_chips(done, count):
+    """The benchmark's rows are of steps whose chips exchange sums and no examples."""
+    assert done.returncode == 0, done.stderr
+    rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| step")]
+    assert len(rows) == count
+    for row in rows:
+        assert "all-reduce" in row[-2] and "all-gather" not in row[-2], row
+        assert float(row[6]) < 64, row  # MiB beside the arguments
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not importlib.util.find_spec("jax_cuda12_plugin"), reason="pip install -e '.[cuda]'"
+)
+def test_a_step_compiles_for_gpus_without_exchange_of_examples():
+    flags = ["topology=h100:4", "chips=4", "width=8", "size=28", "batch=64", "examples=256"]
+    flags += ["part=step", "policy=crop_flip", "policy=randaugment"]
+    command = [sys.executable, str(BENCHMARK), *(f"--{flag}" for flag in flags)]
+    assert_split_over_chips(subprocess.run(command, capture_output=True, text=True), 2)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="pip install -e '.[tpu]'")
 def test_a_step_compiles_for_a_tpu_without_gathers_of_pixels_or_of_other_chips_examples(tmp_path):
@@ -82,12 +103,7 @@ def test_a_step_compiles_for_a_tpu_without_gathers_of_pixels_or_of_other_chips_e
     flags += ["part=step", "policy=crop_flip", "policy=randaugment", f"dump={tmp_path}"]
     command = [sys.executable, str(BENCHMARK), *(f"--{flag}" for flag in flags)]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| step")]
-    assert len(rows) == 2
-    for row in rows:
-        assert "all-reduce" in row[-2] and "all-gather" not in row[-2], row
-        assert float(row[6]) < 64, row  # MiB beside the arguments
+    assert_split_over_chips(done, 2)
     for path in tmp_path.iterdir():
         for found in re.findall(r" = \w+\[([\d,]*)\]\S* gather\(", path.read_text("utf-8")):
             shape = [int(n) for n in found.split(",") if n]
