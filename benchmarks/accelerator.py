@@ -6,6 +6,7 @@ that its own cost model gives it (blank where the model has none), the least tim
 and bytes take at the chip's published peaks, memory beside the arguments, and the exchanges between
 chips. Per chip. Nothing is run: these are a compiler's estimates, which leave out what waits for
 what. A GPU's compiler, which does not try out its kernels here, tells memory and exchanges alone.
+It takes JAX 0.7 or newer.
 
     pip install -e '.[tpu]'  && python benchmarks/accelerator.py --topology=v5e:2x4 --chips=8
     pip install -e '.[cuda]' && python benchmarks/accelerator.py --topology=h100:4 --chips=4

@@ -40,7 +40,15 @@ def rows(published: Any, tuned: Any, tuning: dict[str, Any]) -> list[list[str]]:
       published: the results of the run with published settings, with a retrained model.
       tuned: those of the tuned run.
       tuning: the methods of its `tuning.json`.
+
+    Raises:
+      UserError: the two are not of one experiment with retrained.
     """
+    for field in ("seeds", "dataset", "split"):
+        if published[field] != tuned[field]:
+            raise UserError(f"the two runs differ in {field}; give two of one experiment")
+    if published["reference"] != results.RETRAINED:
+        raise UserError("there is no retrained model; set config.retrained=True")
     retrained = seconds(published["models"]["retrained"])
     found = []
     for name, given in published["models"].items():
@@ -48,7 +56,8 @@ def rows(published: Any, tuned: Any, tuning: dict[str, Any]) -> list[list[str]]:
             continue
         tried = tuning.get(name)
         both = [given, tuned["models"][name]] if tried else [given]
-        missed = [f"{model['mean']['fn_change']:+.1f}" for model in both]
+        changes = [model["mean"].get("fn_change") for model in both]  # where some are malignant
+        missed = ["" if change is None else f"{change:+.1f}" for change in changes]
         times = [f"{seconds(model) / retrained:.0%}" for model in both]
         if name == "original":  # what it took has nothing to do with the request
             times = [""]
@@ -66,8 +75,9 @@ def main(argv: list[str]) -> None:
     try:
         published, tuned = (results.load(folder) for folder in argv[1:])
         tuning = json.loads((Path(argv[2]) / "tuning.json").read_text(encoding="utf-8"))
-    except (UserError, OSError) as error:
-        raise app.UsageError(str(error)) from error
+        found = rows(published, tuned, tuning["methods"])
+    except (UserError, OSError, ValueError, KeyError) as error:
+        raise app.UsageError(f"{type(error).__name__}: {error}") from error
     print(
         f"{published['name']}: {len(published['seeds'])} seeds; Avg Gap in percentage points, mean "
         "± half the 95% t interval over seeds; regret: how far, on the first seed, the chosen "
@@ -75,7 +85,7 @@ def main(argv: list[str]) -> None:
         "the malignant test images, more (+) or fewer (-) than retrained, mean of seeds; time: RTE "
         "as a share of retraining's; tuning: all trials, likewise.\n"
     )
-    show(HEADER, rows(published, tuned, tuning["methods"]))
+    show(HEADER, found)
 
 
 if __name__ == "__main__":

@@ -23,8 +23,9 @@ from jaxunlearn.report import terminal
 # What results of one experiment have in common, whatever their seeds.
 SHARED = ("name", "dataset", "split", "request", "batch_size", "attack", "reference")
 # What their configs may differ in. Methods are compared by what made each model, as `tune` changes
-# that, and files by what is in them.
+# that, and files by what is in them: the fingerprints of the data and the split.
 APART = ("seeds", "methods", "tune", *workdir.INCIDENTAL)
+FILES = ("path", "data.root", "data.groups", "retrained_path")  # the last parts of their fields
 
 
 def pool(reports: Mapping[str, results.Results]) -> results.Report:
@@ -43,7 +44,7 @@ def pool(reports: Mapping[str, results.Results]) -> results.Report:
         if "models" not in report:
             raise UserError(
                 f"{name} holds a grid or a sequence of requests; give folders of single "
-                "experiments, such as those under its cells/"
+                "experiments, such as those under a grid's cells/"
             )
     singles = cast(Mapping[str, results.Report], reports)
     (one, first), *others = singles.items()
@@ -61,9 +62,19 @@ def pool(reports: Mapping[str, results.Results]) -> results.Report:
         model: [singles[name]["models"][model]["per_seed"][i] for name, i in places]
         for model in first["models"]
     }
-    notes = [note for report in singles.values() for note in report["notes"]]
+    tuned = [name for name, report in singles.items() if report["tuning"]]
+    if len(tuned) > 1:
+        raise UserError(
+            f"{' and '.join(tuned)} were both tuned; tune one run, and give the others what it "
+            "chose (made_by in its metrics.json)"
+        )
+    notes: list[str] = []
+    for report in singles.values():  # "here" in a note is the machine of its report
+        per_seed = {model: values["per_seed"] for model, values in report["models"].items()}
+        local = results.made_elsewhere(per_seed, report)
+        notes += [note for note in report["notes"] if note not in local]
     notes += results.made_elsewhere(found, first)
-    tuning = {name: spent for one in singles.values() for name, spent in one["tuning"].items()}
+    tuning = singles[tuned[0]]["tuning"] if tuned else {}
     header = {**first, "seeds": seeds, "tuning": tuning, "notes": list(dict.fromkeys(notes))}
     majority = first["majority"]
     return results.conclude(header, found, majority["answer"], majority["share"])
@@ -72,6 +83,7 @@ def pool(reports: Mapping[str, results.Results]) -> results.Report:
 def _identity(report: results.Report) -> dict[str, Any]:
     """What tells one experiment's results from another's."""
     shared = {field: report[field] for field in SHARED}  # type: ignore[literal-required]
+    shared["request"] = {k: v for k, v in report["request"].items() if not k.endswith(FILES)}
     models = report["models"]
     made_by = {name: model["per_seed"][0]["made_by"] for name, model in models.items()}
     return {**shared, "models": list(models), "settings": made_by}
@@ -93,7 +105,10 @@ def _config(folder: str) -> ConfigDict:
     """The config of a finished run."""
     path = Path(folder).expanduser() / "config.json"
     try:
-        return ConfigDict(json.loads(path.read_text(encoding="utf-8")))
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(fields, dict):
+            raise ValueError
+        return ConfigDict(fields)
     except (OSError, ValueError, TypeError) as error:
         raise UserError(
             f"{path} cannot be read as a run's config; give the --workdir of a finished run"
@@ -106,7 +121,7 @@ def _comparable(config: ConfigDict) -> dict[str, Any]:
     return {
         field: value
         for field, value in fields.items()
-        if field.split(".")[0] not in APART and not field.endswith("path")
+        if field.split(".")[0] not in APART and not field.endswith(FILES)
     }
 
 
@@ -119,13 +134,23 @@ def run(argv: list[str]) -> None:
                 "give two folders of results or more, and --workdir for the table of all: "
                 "python -m jaxunlearn.pool --workdir=all seed0 seed1"
             )
-        report = pool({folder: results.load(folder) for folder in folders})
+        if len(set(folders)) < len(folders):
+            raise UserError("a folder is given twice; give each once")
+        try:
+            report = pool({folder: results.load(folder) for folder in folders})
+        except (KeyError, IndexError, AttributeError, TypeError) as error:
+            raise UserError(
+                f"metrics.json of {' or '.join(folders)} is damaged; rerun the command of that "
+                "run, which keeps its trained models"
+            ) from error
         configs = [_config(folder) for folder in folders]
         for folder, config in zip(folders[1:], configs[1:], strict=True):
             _same(folders[0], folder, _comparable(configs[0]), _comparable(config))
         whole = configs[0].copy_and_resolve_references()
         whole.seeds = report["seeds"]
         target = Path(main.WORKDIR.value).expanduser()
+        if (target / "split.npz").exists():
+            raise UserError(f"{target} holds a run of its own; give another --workdir")
         workdir.claim(target, whole)
         workdir.write_report(report, target)
         console = Console(highlight=False)

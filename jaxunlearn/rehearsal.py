@@ -145,21 +145,27 @@ def _memory(recipe: Recipe, gradient: Any, variables: Any, programs: Programs) -
     # the optimizer's moments, of which Adam has two; what is temporary grows with the batch.
     fixed = train.nbytes + 5 * sum(leaf.nbytes for leaf in jax.tree.leaves(variables))
     of_batch = max(1, sizes.temp_size_in_bytes)
-    largest = min(largest_batch(of_batch / batch, there - fixed), len(train))
+    larger = larger_batch(batch, of_batch, there - fixed, len(train))
+    room = f"there is room for {larger}" if larger > batch else "there is no room for twice as many"
     return (
         f"A step of {batch} images takes about {(fixed + of_batch) / 2**30:.1f} of the "
-        f"{there / 2**30:.1f} GiB of each device, where {largest} would have room."
+        f"{there / 2**30:.1f} GiB of each device, without what augmentation and the methods' own "
+        f"teachers take; {room}."
     )
 
 
-def largest_batch(of_image: float, there: float) -> int:
-    """The largest power of two that has room; 1 where none has.
+def larger_batch(batch: int, takes: float, there: float, most: int) -> int:
+    """The batch doubled as often as it has room and there are images for it.
 
     Args:
-      of_image: bytes that a step takes for each image.
+      batch: its size.
+      takes: bytes that a step takes for it.
       there: bytes.
+      most: the number of images.
     """
-    return 2 ** int(math.log2(max(1.0, there / of_image)))
+    while 2 * batch <= most and 2 * takes <= there:
+        batch, takes = 2 * batch, 2 * takes
+    return batch
 
 
 def _duration(seconds: float) -> str:

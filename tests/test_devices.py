@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxunlearn import devices, training
+from jaxunlearn.augment import ops
 from jaxunlearn.errors import UserError
 from jaxunlearn.training import programs
 
@@ -46,12 +47,18 @@ def test_a_step_too_large_for_the_memory_is_refused_before_it_is_compiled(monkey
     programs = training.Programs(devices.make_mesh(1))
     x = devices.replicate(np.zeros(1000, np.float32), programs.mesh)
     with pytest.raises(UserError, match=r"needs 3\.73e\+03 GiB of memory or more .*; lower batch"):
-        programs(lambda x: jnp.broadcast_to(x, (10**6, 1000, 1000)).sum(), x)
+        programs(lambda x: (2 * jnp.broadcast_to(x, (10**6, 1000, 1000))).sum(), x)
     monkeypatch.setattr(devices, "memory", lambda mesh: 1000.0)
     with pytest.raises(UserError, match=r"lower batch_size \(to \d+% of it, at most\)"):
         programs(lambda x: x + 1, x)
     monkeypatch.undo()
     assert programs(lambda x: x + 1, x)(x).sum() == 1000 and len(programs) == 1
+
+    # What is made where it is read takes no memory, be it for other platforms or for this one.
+    images = devices.replicate(np.zeros((32, 512, 512, 3), np.uint8), programs.mesh)
+    steps = jax.tree.map(lambda field: np.stack([field] * 32), ops.Step())
+    traced = jax.jit(ops.run).trace(images, steps)
+    assert programs._largest(traced.jaxpr.jaxpr) < 2**31
 
 
 def test_a_platform_that_is_not_here_is_named(monkeypatch):

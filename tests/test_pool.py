@@ -47,6 +47,46 @@ def test_models_of_another_machine_are_named(folders):
     assert "1000 cores" in note and "salun (seed 5)" in note and "seed 3" not in note
 
 
+def test_notes_of_other_machines_are_of_the_machine_that_the_table_names(folders):
+    reports = load(folders, "three", "five")
+    there = reports["five"]
+    there["device"], there["cores"] = "1 × gpu H100", 16
+    per_seed = {name: model["per_seed"] for name, model in there["models"].items()}
+    told = results.made_elsewhere(per_seed, there)
+    assert len(told) == 1 and "here 1 × gpu H100" in told[0]
+    there["notes"] = [*there["notes"], *told, "Something else."]
+    notes = pool.pool(reports)["notes"]
+    assert "Something else." in notes and not [note for note in notes if "H100" in note]
+
+
+def test_what_tuning_took_is_that_of_the_one_run_that_was_tuned(folders):
+    reports = load(folders, "three", "five")
+    spent = {"salun": {"trials": 2, "diverged": 0, "seconds": 3.0}}
+    reports["five"]["tuning"] = spent
+    assert pool.pool(reports)["tuning"] == spent
+    reports["three"]["tuning"] = spent
+    with pytest.raises(UserError, match="three and five were both tuned; tune one run"):
+        pool.pool(reports)
+
+
+def test_files_may_lie_elsewhere_on_each_machine(folders, tmp_path):
+    reports = load(folders, "three", "five")
+    for i, report in enumerate(reports.values()):
+        report["request"] = {"kind": "table", "path": f"/machine{i}/withdrawn.csv", "ids": [1]}
+    assert pool.pool(reports)["seeds"] == [3, 5]
+    reports["five"]["request"]["ids"] = [2]
+    with pytest.raises(UserError, match=r"request\.ids is \[1\] and \[2\]"):
+        pool.pool(reports)
+
+    five = shutil.copytree(folders / "five", tmp_path / "five")
+    config = json.loads((five / "config.json").read_text())
+    for section, field in (("data", "root"), ("data", "path"), ("forget", "path")):
+        config[section][field] = "/elsewhere"
+    (five / "config.json").write_text(json.dumps(config))
+    flags = ["--workdir=all", folders / "three", "five"]
+    assert finish(*flags, module="jaxunlearn.pool", cwd=tmp_path)[0] == 0
+
+
 def other(report, path, value):
     *parents, last = path
     inner = report
@@ -102,7 +142,10 @@ def test_the_command(folders, tmp_path):
     assert again[0] == 0
 
     status, _, err = run("--workdir=five", folders / "three", "five")
-    assert status == 2 and "five holds a run with another config (seeds differ)" in err
+    assert status == 2 and "five holds a run of its own; give another --workdir" in err
+    assert results.load(five) == results.load(folders / "five")
+    status, _, err = run("--workdir=more", "five", "five")
+    assert status == 2 and "a folder is given twice" in err
     config = json.loads((five / "config.json").read_text())
     config["train"]["epochs"] += 1
     (five / "config.json").write_text(json.dumps(config))
@@ -111,6 +154,11 @@ def test_the_command(folders, tmp_path):
     for wrong in (["three"], ["--workdir=more", folders / "three"], ["--wrkdir=more"]):
         status, _, err = run(*wrong)
         assert status == 2 and len(err.splitlines()) == 1
-    (five / "config.json").write_text("{")
+    for damaged in ("{", "[]", "null"):
+        (five / "config.json").write_text(damaged)
+        status, _, err = run("--workdir=more", folders / "three", "five")
+        assert status == 2 and "five/config.json cannot be read as a run's config" in err
+    report = json.loads((five / "metrics.json").read_text())
+    (five / "metrics.json").write_text(json.dumps({**report, "models": []}))
     status, _, err = run("--workdir=more", folders / "three", "five")
-    assert status == 2 and "five/config.json cannot be read as a run's config" in err
+    assert status == 2 and "five is damaged; rerun the command" in err

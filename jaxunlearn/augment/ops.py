@@ -160,10 +160,13 @@ def all_at_once(images: Array, steps: Step, by: LookUps) -> Array:
         levelled, warped = by.levels(images, tables), by.warp(images, steps.warp)
         blended = _blend_with(images, _chosen(steps.kind, images, bases), _each(steps.factor, 4))
         done = dict.fromkeys((TABLE, *MADE_TABLES), levelled) | dict.fromkeys(BASES, blended)
-        return _chosen(steps.kind, images, done | {WARP: warped}), None
+        images = _chosen(steps.kind, images, done | {WARP: warped})
+        # Otherwise passes in a row would be fused, and the first repeated for every later pixel.
+        return lax.optimization_barrier(images), None
 
-    # A scan, because XLA would fuse unrolled passes and repeat the first for every later pixel.
-    return lax.scan(do, images, jax.tree.map(lambda field: field.swapaxes(0, 1), steps))[0]
+    by_pass = jax.tree.map(lambda field: field.swapaxes(0, 1), steps)
+    # A TPU moves three times as much in the rounds of a loop.
+    return lax.scan(do, images, by_pass, unroll=by is PRODUCTS)[0]
 
 
 def _chosen(kinds: Array, default: Array, values: dict[int, Array]) -> Array:

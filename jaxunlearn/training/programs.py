@@ -73,22 +73,35 @@ class Programs:
         """Raises where a program needs more bytes on a device than there are."""
         there = devices.memory(self.mesh)
         if needed > there:
+            share = f" (to {there / needed:.0%} of it, at most)" if there > needed / 100 else ""
             raise UserError(
                 f"one step needs {needed / 2**30:.3g} GiB of memory or more on each device, which "
-                f"has {there / 2**30:.3g}; lower batch_size (to {there / needed:.0%} of it, at "
-                "most), model.width or the size of the images"
+                f"has {there / 2**30:.3g}; lower batch_size{share}, model.width or the size of the "
+                "images"
             )
 
     def _largest(self, jaxpr: Any) -> float:
-        """Bytes on each device of the largest array that a program makes."""
+        """Bytes on each device of the largest array that a program must keep."""
         shapes = [
             made.aval.shape
             for equation in equations(jaxpr)
             for made in equation.outvars
-            if hasattr(made.aval, "shape")
+            if hasattr(made.aval, "shape") and not _is_fused(equation)
         ]
         # At best it is split between the devices; nearly all is float32.
         return 4 * max(map(math.prod, shapes), default=0) / self.mesh.size
+
+
+def _is_fused(equation: Any) -> bool:
+    """Whether compilers make it where it is read: one-hot matrices, and what they are made of."""
+    made, name = equation.outvars, equation.primitive.name
+    if name == "convert_element_type":  # of a mask
+        made = equation.invars
+    return name in ("broadcast_in_dim", "iota") or any(_is_mask(var) for var in made)
+
+
+def _is_mask(var: Any) -> bool:
+    return str(getattr(var.aval, "dtype", "")) == "bool"
 
 
 class Stopwatch:
