@@ -183,6 +183,32 @@ def test_the_proxy_gap_by_hand():
     assert proxy.proxy_gaps({**model, "test": None}, original, "threshold", "all") == gaps
 
 
+def test_more_missed_malignant_validation_images_are_told_by_mcnemar():
+    """The original finds all 8 of class 0; six newly missed have p = 2 · 2⁻⁶ = 0.031."""
+    labels, retain = [0] * 8 + [1] * 4, answers(confident([0.9, 0.1]), [0, 1], [90, 91])
+    sets = {"forget": retain, "retain": retain}
+
+    def sees(missed, false_alarms=0, groups=range(12)):
+        p = (
+            [0.1] * missed
+            + [0.9] * (8 - missed)
+            + [0.9] * false_alarms
+            + [0.1] * (4 - false_alarms)
+        )
+        return {**sets, "val": answers(confident(p), labels, list(groups))}
+
+    def more(model, original, malignant=(0,)):
+        return proxy.misses_more(model, original, malignant, "argmax")
+
+    assert more(sees(6), sees(0)) and more(sees(6, false_alarms=4), sees(0))
+    assert not more(sees(5), sees(0))  # p = 0.0625
+    assert not more(sees(0), sees(6)) and not more(sees(6), sees(6))
+    assert not more(sees(6), sees(0), ()) and not more(sees(0, false_alarms=4), sees(0), ())
+    # Patients that train has are not unseen.
+    groups = [90, *range(1, 12)]
+    assert not more(sees(6, groups=groups), sees(0, groups=groups))
+
+
 def test_shares_are_in_forgets_mix():
     forget, is_so = np.array([0, 0, 0, 1, 2]), np.array([True, False, False])
     # (3 · ½ + 1 · 0 + 1 · 1) / 5: class 2 has no example
@@ -241,20 +267,54 @@ def test_results_are_of_what_was_chosen_and_tell_what_that_took(finished):
             assert {field: flat[field] for field in entry["chosen"]["settings"]} == (
                 entry["chosen"]["settings"]
             )
-        scores = [trial["proxy_gap"] for trial in entry["all"]]
-        assert entry["chosen"]["proxy_gap"] == min(scores)
+        scores = [(trial["misses_more"], trial["proxy_gap"]) for trial in entry["all"]]
+        assert (entry["chosen"]["misses_more"], entry["chosen"]["proxy_gap"]) == min(scores)
         for trial in entry["all"]:
             assert trial["proxy_gap"] == pytest.approx(np.mean(list(trial["gaps"].values())))
         epochs = config.methods[name].epochs
         assert entry["given"]["settings"] == {**entry["all"][0]["settings"], "epochs": epochs}
         spent = report["tuning"][name]
-        assert spent == {"trials": len(scores), "diverged": 0, "seconds": entry["seconds"]}
+        assert spent == {
+            "trials": len(scores),
+            "diverged": 0,
+            "miss_more": sum(more for more, _ in scores),
+            "seconds": entry["seconds"],
+        }
         assert spent["seconds"] == pytest.approx(sum(t["seconds"] for t in entry["all"]))
         assert f"{name} tuned in {spent['seconds']:.1f} s, {len(scores)} trials: lr=" in text
     assert [t["settings"]["epochs"] for t in found["methods"]["finetune"]["all"]][:7] == (
         [1] * 4 + [2] * 2 + [4]
     )
     assert config.methods.finetune.epochs == 4  # what was given is left alone
+
+
+def test_what_misses_more_cancers_comes_last(data, tmp_path, monkeypatch):
+    config = config_of(data, finetune={"epochs": 2, **FEW})
+    run(config, tmp_path / "run")
+    usual = tuning(tmp_path / "run")["methods"]["finetune"]
+    assert not any(trial["misses_more"] for trial in usual["all"])
+    gaps = proxy.proxy_gaps
+
+    def more(model, original, malignant, rule):
+        assert (malignant, rule) == ((1,), "argmax")
+        return gaps(model, original, config.eval.attack, "all") == usual["chosen"]["gaps"]
+
+    monkeypatch.setattr(proxy, "misses_more", more)
+    config.eval.members = "all"
+    run(config, tmp_path / "without")
+    entry = tuning(tmp_path / "without")["methods"]["finetune"]
+    others = [trial for trial in entry["all"] if not trial["misses_more"]]
+    assert entry["miss_more"] == len(entry["all"]) - len(others) > 0
+    assert entry["chosen"]["key"] != usual["chosen"]["key"]
+    assert entry["chosen"]["proxy_gap"] == min(trial["proxy_gap"] for trial in others)
+
+    monkeypatch.setattr(proxy, "misses_more", lambda *args: True)
+    _, text = run(config, tmp_path / "all")
+    entry = tuning(tmp_path / "all")["methods"]["finetune"]
+    assert entry["chosen"]["key"] == usual["chosen"]["key"]  # the best of what there is
+    assert "each of which misses more malignant validation images than the original" in " ".join(
+        text.split()
+    )
 
 
 def test_regret_is_against_the_best_avg_gap_of_all_trials(finished):

@@ -22,8 +22,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from jaxunlearn.errors import UserError
-from jaxunlearn.metrics import privacy, unlearning
+from jaxunlearn.metrics import clinical, privacy, unlearning
 from jaxunlearn.metrics.predictions import Predictions, apart, confidence, unseen
+from jaxunlearn.metrics.verdicts import SIGNIFICANT
 
 SETS = ("forget", "retain", "val")
 
@@ -60,6 +61,31 @@ def proxy_gaps(
         "MIA": in_mix_of(forget.labels, outside[len(forget.labels) :], val.labels),
     }
     return unlearning.gaps(values, stand_in, values)
+
+
+def misses_more(
+    model: Mapping[str, Predictions],
+    original: Mapping[str, Predictions],
+    malignant: tuple[int, ...],
+    rule: str,
+) -> bool:
+    """Whether it misses more malignant validation examples than the original (McNemar, 5%).
+
+    The proxy gap cannot tell: an error is an error to it, whichever way.
+
+    Args:
+      model: predictions by set, of which validation is judged.
+      original: the original's.
+      malignant: labels of the malignant classes; none: nothing can be missed.
+      rule: see `clinical.called_malignant`.
+    """
+    if not malignant:
+        return False
+    found = clinical.compare_false_negatives(
+        _judged_on(model), _judged_on(original), malignant, rule
+    )
+    more = found["newly_missed"] > found["newly_found"]
+    return more and found["p_value"] < SIGNIFICANT
 
 
 def in_mix_of(forget: np.ndarray, is_so: np.ndarray, labels: np.ndarray) -> float:

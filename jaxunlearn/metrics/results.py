@@ -121,8 +121,9 @@ class Experiment(Base):
       worse_than_trivial: by cost scenario; empty where no class is malignant.
       majority: whether the reference models learned more than which class is the largest.
       evidence: whether there are enough images to judge by.
-      tuning: by method, what choosing its settings took: the number of trials, how many diverged,
-        and their seconds, without compilation; empty where `config.tune` did not ask for it.
+      tuning: by method, what choosing its settings took: the number of trials, how many diverged or
+        missed more malignant validation images than the original, and their seconds, without
+        compilation; empty where `config.tune` did not ask for it.
     """
 
     dataset: dict[str, Any]
