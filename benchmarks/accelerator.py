@@ -10,25 +10,30 @@ It takes JAX 0.7 or newer.
 
     pip install -e '.[tpu]'  && python benchmarks/accelerator.py --topology=v5e:2x4 --chips=8
     pip install -e '.[cuda]' && python benchmarks/accelerator.py --topology=h100:4 --chips=4
+
+With --topology=here the programs are compiled for the devices that are here, and run: the time of a
+call (of steps: a step), images a second, and the share of the chip's peak arithmetic.
 """
 
 import collections
 import os
 import re
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 # Before JAX is loaded. libtpu then asks nobody what machine this is, and locks no chip; XLA looks
 # for no GPU, and tries out no kernels.
-os.environ.update(
-    JAX_PLATFORMS="cpu",
-    TPU_SKIP_MDS_QUERY="1",
-    TPU_WORKER_HOSTNAMES="localhost",
-    ALLOW_MULTIPLE_LIBTPU_LOAD="1",
-    CUDA_VISIBLE_DEVICES="",
-    XLA_FLAGS="--xla_gpu_autotune_level=0",
-)
+if "--topology=here" not in sys.argv:
+    os.environ.update(
+        JAX_PLATFORMS="cpu",
+        TPU_SKIP_MDS_QUERY="1",
+        TPU_WORKER_HOSTNAMES="localhost",
+        ALLOW_MULTIPLE_LIBTPU_LOAD="1",
+        CUDA_VISIBLE_DEVICES="",
+        XLA_FLAGS=f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0",
+    )
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +48,9 @@ from jaxunlearn import augment, models, training
 from jaxunlearn.training.step import Epoch, Kind, TrainState, make_whole_epoch, optimizer
 
 TOPOLOGY = flags.DEFINE_string(
-    "topology", "v5e:2x2", "Chips, as libtpu names them; or h100:N, t4:N, that many GPUs of a host."
+    "topology",
+    "v5e:2x2",
+    "Chips, as libtpu names them; h100:N, t4:N, that many GPUs of a host; or here.",
 )
 CHIPS = flags.DEFINE_multi_integer("chips", [1], "How many of them to split the batch over.")
 POLICIES = flags.DEFINE_multi_string(
@@ -58,8 +65,14 @@ DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["bfloat16", "float32"], "To comp
 PARTS = flags.DEFINE_multi_enum("part", ["augment", "step"], ["augment", "step"], "Of the table.")
 DUMP = flags.DEFINE_string("dump", "", "A folder for the compiled programs as text.")
 CLASSES = 10
-# TFLOP/s in bfloat16 and GB/s of a chip, https://cloud.google.com/tpu/docs/system-architecture.
-PEAKS = {"v4": (275, 1228), "v5e": (197, 819), "v5p": (459, 2765), "v6e": (918, 1640)}
+# TFLOP/s in bfloat16 (of a T4: float16) and GB/s of a chip, by
+# https://cloud.google.com/tpu/docs/system-architecture and NVIDIA's data sheets.
+PEAKS = {
+    **{"v4": (275, 1228), "v5e": (197, 819), "v5p": (459, 2765), "v6e": (918, 1640)},
+    **{"h100": (989, 3352), "t4": (65, 320)},
+}
+# As JAX names them.
+KINDS = {"TPU v4": "v4", "TPU v5 lite": "v5e", "TPU v5": "v5p", "TPU v6 lite": "v6e"}
 # What XLA asks of a GPU, by its own list and NVIDIA's data sheets:
 # https://github.com/openxla/xla/tree/main/xla/backends/gpu/target_config
 GPU = """
@@ -88,6 +101,7 @@ GPUS: dict[str, dict[str, Any]] = {
     },
 }
 EXCHANGES = ("all-reduce", "all-gather", "all-to-all", "reduce-scatter", "collective-permute")
+CALLS = 3  # of which the fastest counts
 HEADER = ["program", "chips", "GFLOP", "GB", "XLA's ms", "at peak ms", "temporary MiB"]
 
 
@@ -112,16 +126,20 @@ def on(mesh: Mesh, tree: Any) -> Any:
     return jax.tree.map(lambda leaf: shape(mesh, leaf.shape, leaf.dtype), tree)
 
 
-def augmentation(policy: str, mesh: Mesh) -> Any:
-    """The augmentation of a batch."""
+def augmentation(policy: str, mesh: Mesh) -> tuple[Any, Any]:
+    """The augmentation of a batch, and the shapes of its arguments."""
     key = on(mesh, jax.eval_shape(lambda: jax.random.key(0)))
     images = shape(mesh, (BATCH.value, SIZE.value, SIZE.value, 3), jnp.uint8, 0)
     targets = shape(mesh, (BATCH.value, CLASSES), jnp.float32, 0)
-    return compiled(augment.build(policy), mesh, images, targets, key)
+    args = (images, targets, key)
+    return compiled(augment.build(policy), mesh, *args), args
 
 
-def step(policy: str, mesh: Mesh) -> Any:
-    """A whole epoch as one program; of its loop the compiler counts one round, which is a step."""
+def step(policy: str, mesh: Mesh) -> tuple[Any, Any]:
+    """A whole epoch as one program, and the shapes of its arguments.
+
+    Of its loop the compiler counts one round, which is a step.
+    """
     setup = training.Setup(
         model=models.build("resnet18", num_classes=CLASSES, width=WIDTH.value, dtype=DTYPE.value),
         augment=augment.build(policy),
@@ -157,12 +175,48 @@ def step(policy: str, mesh: Mesh) -> Any:
     if several:
         own: Any = dict.fromkeys(Epoch._fields) | dict.fromkeys(("order", "weight", "key"), 0)
         train = jax.vmap(train, in_axes=(0, None, Epoch(**own)))
-    return compiled(train, mesh, state, images, epoch, donate=(0,))
+    args = (state, images, epoch)
+    return compiled(train, mesh, *args, donate=(0,)), args
 
 
 def each(several: tuple[int, ...], tree: Any) -> Any:
     """Shapes with an axis for the models before the others."""
     return jax.tree.map(lambda s: jax.ShapeDtypeStruct((*several, *s.shape), s.dtype), tree)
+
+
+def measure(program: Any, args: Any) -> float:
+    """Seconds of a call; of an epoch, of one of its steps. Arguments are zeros."""
+
+    def made(s: Any) -> Any:
+        if jnp.issubdtype(s.dtype, jax.dtypes.prng_key):
+            return jax.device_put(jnp.broadcast_to(jax.random.key(0), s.shape), s.sharding)
+        return jax.device_put(np.zeros(s.shape, s.dtype), s.sharding)
+
+    first, *rest = jax.tree.map(made, args)
+    steps, trains = 1, isinstance(rest[-1], Epoch)
+    if trains:
+        epoch, shapes = rest[-1], args[-1]
+        steps = epoch.order.shape[-3]
+        count = jax.device_put(np.int32(steps), shapes.steps.sharding)
+        weight = jax.device_put(np.ones(shapes.weight.shape, np.float32), shapes.weight.sharding)
+        rest[-1] = epoch._replace(steps=count, weight=weight)
+    best = float("inf")
+    for _ in range(1 + CALLS):
+        jax.block_until_ready((first, rest))
+        start = time.perf_counter()
+        out = jax.block_until_ready(program(first, *rest))
+        best = min(best, time.perf_counter() - start)
+        if trains:
+            first = out[0]  # the state before is no more
+    return best / steps
+
+
+def chip() -> str:
+    """Its name in `PEAKS`, where it is there."""
+    if TOPOLOGY.value == "here":
+        kind = jax.devices()[0].device_kind
+        return KINDS.get(kind, "h100" if "H100" in kind else "t4" if "T4" in kind else kind)
+    return TOPOLOGY.value.partition(":")[0]
 
 
 def describe(program: Any) -> list[Any]:
@@ -171,14 +225,12 @@ def describe(program: Any) -> list[Any]:
     counts: list[Any] = ["", "", "", ""]
     if cost is not None:
         flops, moved = cost.get("flops", 0.0), cost["bytes accessed"]
-        tera, giga = PEAKS[TOPOLOGY.value.partition(":")[0]]
-        modelled = cost.get("optimal_seconds", -1.0)
-        counts = [
-            float(flops / 1e9),
-            float(moved / 1e9),
-            float(1000 * modelled) if modelled >= 0 else "",
-            float(1000 * max(flops / (tera * 1e12), moved / (giga * 1e9))),
-        ]
+        modelled, least = cost.get("optimal_seconds", -1.0), None
+        if chip() in PEAKS:
+            tera, giga = PEAKS[chip()]
+            least = float(1000 * max(flops / (tera * 1e12), moved / (giga * 1e9)))
+        modelled = float(1000 * modelled) if modelled > 0 else ""
+        counts = [float(flops / 1e9), float(moved / 1e9), modelled, "" if least is None else least]
     names = collections.Counter(
         re.findall(rf" ({'|'.join(EXCHANGES)})(?:-start)?\(", program.as_text())
     )
@@ -193,33 +245,45 @@ def main(argv: list[str]) -> None:
     del argv
     logging.set_verbosity(logging.WARNING)
     kind, _, count = TOPOLOGY.value.partition(":")
-    if kind in GPUS:
+    if kind == "here":
+        devices = jax.devices()
+    elif kind in GPUS:
         described = topologies.get_topology_desc(
             platform="cuda", target_config=GPU.format(**GPUS[kind]), topology=f"1x1x{count or 1}"
         )
+        devices = described.devices
     else:
         described = topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGY.value)
+        devices = described.devices
     print(
         f"{TOPOLOGY.value}, jax {jax.__version__}; batch {BATCH.value} of {SIZE.value} px; steps: "
         f"ResNet-18 of width {WIDTH.value}, {DTYPE.value}, {EXAMPLES.value} images\n"
     )
     rows = []
     for chips in CHIPS.value:
-        mesh = Mesh(np.array(described.devices[:chips]), ("data",))
+        mesh = Mesh(np.array(devices[:chips]), ("data",))
         for part in PARTS.value:
             for policy in POLICIES.value:
                 start = time.perf_counter()
-                program = {"augment": augmentation, "step": step}[part](policy, mesh)
+                program, args = {"augment": augmentation, "step": step}[part](policy, mesh)
                 seconds = time.perf_counter() - start
                 title = policy if part == "augment" else f"step, {policy}"
-                rows.append([title, chips, *describe(program), float(seconds)])
+                row = [title, chips, *describe(program), float(seconds)]
+                if kind == "here":
+                    took = measure(program, args)
+                    tera, _ = PEAKS.get(chip(), (0, 0))
+                    share = f"{row[2] / took / tera / 1000:.0%}" if row[2] and tera else ""
+                    images = MODELS.value * BATCH.value if part == "step" else BATCH.value
+                    row += [1000 * took, float(images / took), share]
+                rows.append(row)
                 print(f"… {title}: {rows[-1][2:]}", flush=True)
                 if DUMP.value:
                     os.makedirs(DUMP.value, exist_ok=True)
                     with open(f"{DUMP.value}/{title}-{chips}.txt", "w", encoding="utf-8") as file:
                         file.write(program.as_text())
     print()
-    show([*HEADER, "exchanges", "compile s"], rows)
+    measured = ["ms", "images/s", "of peak"] if kind == "here" else []
+    show([*HEADER, "exchanges", "compile s", *measured], rows)
 
 
 if __name__ == "__main__":

@@ -84,6 +84,21 @@ def assert_split_over_chips(done, count):
         assert float(row[6]) < 64, row  # MiB beside the arguments
 
 
+def test_programs_are_measured_on_the_devices_that_are_here():
+    flags = ["topology=here", "width=8", "size=8", "batch=8", "examples=24", "dtype=float32"]
+    command = [sys.executable, str(BENCHMARK), *(f"--{flag}" for flag in flags)]
+    command += ["--policy=crop_flip", "--policy=none"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    table = [line[1:-1].split("|") for line in done.stdout.splitlines() if line.startswith("|")]
+    header, _, *rows = [[cell.strip() for cell in line] for line in table]
+    assert [row[0] for row in rows] == ["crop_flip", "none", "step, crop_flip", "step, none"]
+    for row in rows:
+        found = dict(zip(header, row, strict=True))
+        rate = 8 / (float(found["ms"]) / 1000)
+        assert float(found["images/s"].replace(",", "")) == pytest.approx(rate, rel=0.02)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(
     not importlib.util.find_spec("jax_cuda12_plugin"), reason="pip install -e '.[cuda]'"

@@ -298,7 +298,7 @@ def _warp_by_pixels(images: Array, warps: Array) -> Array:
 
 
 def _warp_by_axes(images: Array, warps: Array) -> Array:
-    """A warp along the source's rows, and then along its columns: a hundredth of the arithmetic.
+    """A warp along the source's rows, and then along its columns: 4/size of the arithmetic.
 
     From one source row come two pixels of an output column at most, as a step down the column moves
     by half a row or more in all of `ENCODERS`. Where it moves along the row rather, as when turned
