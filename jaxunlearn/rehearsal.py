@@ -147,6 +147,8 @@ def _memory(recipe: Recipe, gradient: Any, variables: Any, programs: Programs) -
     of_batch = max(1, sizes.temp_size_in_bytes)
     larger = larger_batch(batch, of_batch, there - fixed, len(train))
     room = f"there is room for {larger}" if larger > batch else "there is no room for twice as many"
+    if larger >= len(train):
+        room = "there is room for all images at once"
     return (
         f"A step of {batch} images takes about {(fixed + of_batch) / 2**30:.1f} of the "
         f"{there / 2**30:.1f} GiB of each device, without what augmentation and the methods' own "
@@ -155,7 +157,7 @@ def _memory(recipe: Recipe, gradient: Any, variables: Any, programs: Programs) -
 
 
 def larger_batch(batch: int, takes: float, there: float, most: int) -> int:
-    """The batch doubled as often as it has room and there are images for it.
+    """The batch doubled as often as it has room, until it holds all images.
 
     Args:
       batch: its size.
@@ -163,7 +165,7 @@ def larger_batch(batch: int, takes: float, there: float, most: int) -> int:
       there: bytes.
       most: the number of images.
     """
-    while 2 * batch <= most and 2 * takes <= there:
+    while batch < most and 2 * takes <= there:
         batch, takes = 2 * batch, 2 * takes
     return batch
 
