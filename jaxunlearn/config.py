@@ -83,7 +83,10 @@ WATCH = {
     "tolerance": 2.0,  # percentage points, against what it started from
 }
 # Methods are tuned before they are run, see jaxunlearn/tune.py.
-TUNE = {"trials": 0}  # candidates for each, at its fewest epochs; 0: they run as they are given
+TUNE = {
+    "trials": 0,  # candidates for each, at its fewest epochs; 0: they run as they are given
+    "chosen": "",  # the tuning.json of an earlier run: they run with what it chose
+}
 
 RULES: dict[str, Rule] = {
     "name": rules.WORD,

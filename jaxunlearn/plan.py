@@ -38,6 +38,10 @@ RETRAINED_BY = (
     "retrained was made by config.train, which need not be how original was made: a part of the "
     "differences between them may come from that."
 )
+CHOSEN = (
+    "Methods run with the settings that {} has for them (config.tune.chosen). Another run chose "
+    "these, and what that took is not counted here."
+)
 IN_FLOAT32 = (
     "Computed in float32 in place of bfloat16, which is not faster here: the processor has no "
     "arithmetic for it, or no oneDNN that makes use of it."
@@ -217,6 +221,8 @@ def make(
                 continue
             split = forget.Split(np.union1d(gone, asked.forget), asked.retain)
             notes = [*dataset.notes, *found, *_brought(cell.config, architecture, dataset)]
+            if cell.config.tune.chosen:
+                notes.append(CHOSEN.format(cell.config.tune.chosen))
             if cell.config.model.dtype == "bfloat16" and not bfloat16:
                 notes.append(IN_FLOAT32)
             one = Experiment(cell, dataset, split, asked, earlier, notes, read_once, architecture)

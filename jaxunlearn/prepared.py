@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from jaxunlearn import config as config_lib
-from jaxunlearn import devices, files, plan, processes, workdir
+from jaxunlearn import devices, files, plan, processes, tune, workdir
 from jaxunlearn.models.model import Model
 from jaxunlearn.plan import Experiment
 from jaxunlearn.store import Store
@@ -32,6 +32,8 @@ class Prepared:
         self.folder = files.local(folder, "--workdir")
         devices.check_switches()
         self.config = config_lib.plain(config)
+        config_lib.check(self.config)
+        self.config = tune.with_chosen(self.config)
         mesh = devices.make_mesh(self.config.devices)
         self.programs = Programs(mesh, self.config.convolution)
         self.console = (console or Console()) if processes.is_first() else Console(quiet=True)

@@ -17,6 +17,8 @@ seeds are run:
   The best trial of any rung is chosen, so that epochs are too. The entry as it is, with all of its
   epochs, is always a trial.
 
+What one run chose is used by others with `config.tune.chosen`, see `with_chosen`.
+
 A trial is a model like any other, and goes through the store. One that diverges is the worst. What
 was chosen from, and with a retrained model what the choice has cost against it, stands in
 `tuning.json` and `tuning.md`.
@@ -25,6 +27,7 @@ was chosen from, and with a retrained model what the choice has cost against it,
 import dataclasses
 import functools
 import itertools
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -97,6 +100,46 @@ class Tuned(NamedTuple):
             "miss_more": sum(trial.misses_more for trial in self.trials),
             "seconds": sum(trial.seconds for trial in self.trials),
         }
+
+
+def with_chosen(config: ConfigDict) -> ConfigDict:
+    """The config with the settings that the run of `config.tune.chosen` chose for its methods.
+
+    Args:
+      config: left as it is, and returned where it names no such run.
+
+    Raises:
+      UserError: the file is none of tuning, or none of the methods is in it.
+    """
+    path = config.tune.chosen
+    if not path:
+        return config
+    if config.tune.trials:
+        raise UserError("config.tune chooses anew by trials or uses what was chosen; leave one out")
+    try:
+        methods = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))["methods"]
+        chosen = {name: dict(entry["chosen"]["settings"]) for name, entry in methods.items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(
+            f"config.tune.chosen={path} cannot be read as what a run has chosen; give the "
+            "tuning.json of a run with config.tune.trials"
+        ) from error
+    there = [name for name in config.methods if name in chosen]
+    if not there:
+        raise UserError(
+            f"config.tune.chosen={path} has settings of {', '.join(chosen)}, and config.methods "
+            f"names {', '.join(config.methods) or 'none'}; give entries the names that they had"
+        )
+    made = config_lib.plain(config)
+    for name in there:
+        where = f"what {path} has for config.methods.{name}"
+        for field, value in chosen[name].items():
+            *sections, last = field.split(".")
+            change: Any = {last: value}
+            for section in reversed(sections):
+                change = {section: change}
+            config_lib.change(made.methods[name], change, where)
+    return made
 
 
 def candidates(

@@ -288,6 +288,62 @@ def test_results_are_of_what_was_chosen_and_tell_what_that_took(finished):
     assert config.methods.finetune.epochs == 4  # what was given is left alone
 
 
+def test_what_one_run_chose_is_used_by_another(finished, tmp_path):
+    config, root, report, _ = finished
+    path = str(root / "run" / "tuning.json")
+    later = config_of(config.data.path, trials=0, **METHODS_TRIED, scrub={"epochs": 1, **FEW})
+    later.tune.chosen, later.seeds, later.store = path, (1,), str(root / "store")
+    again, _ = run(later, tmp_path / "run")
+    for name in METHODS_TRIED:  # the very models of the tuned run's other seed
+        theirs = report["models"][name]["per_seed"][1]
+        assert again["models"][name]["per_seed"][0]["key"] == theirs["key"]
+    assert again["models"]["scrub"]["per_seed"][0]["made_by"]["epochs"] == 1
+    assert again["tuning"] == {} and not (tmp_path / "run" / "tuning.json").exists()
+    assert any(path in note and "not counted" in note for note in again["notes"])
+    assert later.methods.finetune.epochs == 4  # what was given is left alone
+    kept = json.loads((tmp_path / "run" / "config.json").read_text())
+    chosen = tuning(root / "run")["methods"]["finetune"]["chosen"]["settings"]
+    assert {field: kept["methods"]["finetune"][field] for field in chosen} == chosen
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (None, r"cannot be read as what a run has chosen; give the tuning\.json of a run"),
+        ("{", "cannot be read as what a run has chosen"),
+        ('{"methods": {"finetune": {}}}', "cannot be read as what a run has chosen"),
+        ('{"methods": []}', "cannot be read as what a run has chosen"),
+        (
+            '{"methods": {"other": {"chosen": {"settings": {"lr": 0.1}}}}}',
+            "has settings of other, and config.methods names finetune, salun, gradient_ascent",
+        ),
+        (
+            '{"methods": {"finetune": {"chosen": {"settings": {"mask.size": 1}}}}}',
+            r"unknown field of what .* has for config\.methods\.finetune\.mask 'size'",
+        ),
+        (
+            '{"methods": {"finetune": {"chosen": {"settings": {"epochs": "two"}}}}}',
+            r"has for config\.methods\.finetune\.epochs must be of type int",
+        ),
+    ],
+)
+def test_what_was_chosen_must_fit(data, tmp_path, content, message):
+    config = config_of(data, trials=0)
+    config.tune.chosen = str(tmp_path / "tuning.json")
+    if content is not None:
+        (tmp_path / "tuning.json").write_text(content)
+    with pytest.raises(UserError, match=message):
+        run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_trials_and_what_was_chosen_exclude_each_other(data, tmp_path):
+    config = config_of(data)
+    config.tune.chosen = "tuning.json"
+    with pytest.raises(UserError, match="chooses anew by trials or uses what was chosen"):
+        run(config, tmp_path / "run")
+
+
 def test_what_misses_more_cancers_comes_last(data, tmp_path, monkeypatch):
     config = config_of(data, finetune={"epochs": 2, **FEW})
     run(config, tmp_path / "run")
