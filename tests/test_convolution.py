@@ -138,7 +138,11 @@ def test_bfloat16_sums_in_float32(path):
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_each_of_a_networks_convolutions_is_exchanged_and_its_gradients_are_right(path):
+def test_each_of_a_networks_convolutions_is_exchanged_and_its_gradients_are_right(
+    path, monkeypatch
+):
+    # With a kink at 0 a change of rounding, 1e-7 of an image, can turn a gradient by some percent.
+    monkeypatch.setattr(nn, "relu", nn.softplus)
     model = models.build("resnet18", num_classes=3, width=8)
     images = np.random.default_rng(0).random((16, 28, 28, 3), np.float32)
     variables = jax.device_get(model.init(jax.random.key(0), images))
