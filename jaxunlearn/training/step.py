@@ -186,8 +186,13 @@ def start_state(variables: Variables, setup: Setup, mesh: Mesh) -> TrainState:
 
 def num_logits(model: Model, variables: Variables, images: Any) -> int:
     """How many logits the model gives, without computing them."""
-    logits, _ = jax.eval_shape(lambda v, x: model.apply(v, x, False, None), variables, images)
-    return logits.shape[-1]
+    return jax.eval_shape(_evaluated(model), variables, images).shape[-1]
+
+
+@functools.cache
+def _evaluated(model: Model) -> Callable:
+    """Its logits; one function for each model, as JAX traces the same function once."""
+    return lambda variables, images: model.apply(variables, images, False, None)[0]
 
 
 def part_key(key: jax.Array, name: str) -> jax.Array:
