@@ -5,7 +5,6 @@ same config with other `seeds`. Of each folder its `config.json` and `metrics.js
 models, predictions and lists of changed images stay where they are.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -101,23 +100,9 @@ def _same(one: str, other: str, first: dict[str, Any], second: dict[str, Any]) -
             )
 
 
-def _config(folder: str) -> ConfigDict:
-    """The config of a finished run."""
-    path = Path(folder).expanduser() / "config.json"
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(fields, dict):
-            raise ValueError
-        return ConfigDict(fields)
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(
-            f"{path} cannot be read as a run's config; give the --workdir of a finished run"
-        ) from error
-
-
-def _comparable(config: ConfigDict) -> dict[str, Any]:
+def _comparable(config: dict[str, Any]) -> dict[str, Any]:
     """What a config says of the experiment, without its seeds, methods and files."""
-    fields = flatten_dict(config.to_dict(), sep=".")
+    fields = flatten_dict(config, sep=".")
     return {
         field: value
         for field, value in fields.items()
@@ -143,11 +128,13 @@ def run(argv: list[str]) -> None:
                 f"metrics.json of {' or '.join(folders)} is damaged; rerun the command of that "
                 "run, which keeps its trained models"
             ) from error
-        configs = [_config(folder) for folder in folders]
+        configs = [
+            workdir.read_config(Path(folder).expanduser(), "give the --workdir of a finished run")
+            for folder in folders
+        ]
         for folder, config in zip(folders[1:], configs[1:], strict=True):
             _same(folders[0], folder, _comparable(configs[0]), _comparable(config))
-        whole = configs[0].copy_and_resolve_references()
-        whole.seeds = report["seeds"]
+        whole = ConfigDict({**configs[0], "seeds": report["seeds"]})
         target = Path(main.WORKDIR.value).expanduser()
         if (target / "split.npz").exists():
             raise UserError(f"{target} holds a run of its own; give another --workdir")

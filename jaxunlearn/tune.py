@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from flax.traverse_util import unflatten_dict
 from ml_collections import ConfigDict
 
 from jaxunlearn import config as config_lib
@@ -132,13 +133,8 @@ def with_chosen(config: ConfigDict) -> ConfigDict:
         )
     made = config_lib.plain(config)
     for name in there:
-        where = f"what {path} has for config.methods.{name}"
-        for field, value in chosen[name].items():
-            *sections, last = field.split(".")
-            change: Any = {last: value}
-            for section in reversed(sections):
-                change = {section: change}
-            config_lib.change(made.methods[name], change, where)
+        changes = unflatten_dict(chosen[name], sep=".")
+        config_lib.change(made.methods[name], changes, f"what {path} has for config.methods.{name}")
     return made
 
 

@@ -37,18 +37,8 @@ def claim(workdir: Path, config: ConfigDict) -> None:
     """Makes the working directory, or sees that it holds a run of this very config."""
     mine = json.loads(json.dumps(config.to_dict()))
     kept = workdir / "config.json"
-    try:
-        theirs = None
-        if os.path.lexists(kept):
-            # What is no file, such as a pipe, would block.
-            theirs = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else ()
-        if theirs is not None and not isinstance(theirs, dict):
-            raise ValueError
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{kept} cannot be read as a run's config; give another --workdir, or remove it"
-        ) from error
-    if theirs is not None:
+    if os.path.lexists(kept):
+        theirs = read_config(workdir, "give another --workdir, or remove it")
         for incidental in INCIDENTAL:
             theirs.pop(incidental, None)
         changed = [
@@ -66,6 +56,19 @@ def claim(workdir: Path, config: ConfigDict) -> None:
         for folder in ("", "models", "predictions", "changed", "diverged"):
             files.sweep(workdir / folder)
         write_text(kept, json.dumps(mine, indent=1))
+
+
+def read_config(workdir: Path, advice: str) -> dict[str, Any]:
+    """The config of the run that the folder holds; where it cannot be read an error ends so."""
+    kept = workdir / "config.json"
+    try:
+        # What is no file, such as a pipe, would block.
+        config = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else ()
+        if not isinstance(config, dict):
+            raise ValueError
+    except (OSError, ValueError) as error:
+        raise UserError(f"{kept} cannot be read as a run's config; {advice}") from error
+    return config
 
 
 def link_model(entry: Path, workdir: Path, name: str) -> None:
