@@ -13,6 +13,7 @@ from typing import Any
 from absl import app
 from measuring import show
 
+from jaxunlearn import pool
 from jaxunlearn.errors import UserError
 from jaxunlearn.metrics import results
 
@@ -44,27 +45,28 @@ def rows(published: Any, tuned: Any, tuning: dict[str, Any]) -> list[list[str]]:
     Raises:
       UserError: the two are not of one experiment with retrained.
     """
-    for field in ("seeds", "dataset", "split"):
+    for field in (*pool.SHARED[1:], "seeds"):  # their names may differ
         if published[field] != tuned[field]:
             raise UserError(f"the two runs differ in {field}; give two of one experiment")
     if published["reference"] != results.RETRAINED:
         raise UserError("there is no retrained model; set config.retrained=True")
-    retrained = seconds(published["models"]["retrained"])
+    anew = [seconds(report["models"]["retrained"]) for report in (published, tuned)]
     found = []
     for name, given in published["models"].items():
         if name == "retrained":
             continue
         tried = tuning.get(name)
         both = [given, tuned["models"][name]] if tried else [given]
+        gaps, regret, spent = [gap(model) for model in both], "", ""
         changes = [model["mean"].get("fn_change") for model in both]  # where some are malignant
         missed = ["" if change is None else f"{change:+.1f}" for change in changes]
-        times = [f"{seconds(model) / retrained:.0%}" for model in both]
+        times = [f"{seconds(model) / one:.0%}" for model, one in zip(both, anew, strict=False)]
         if name == "original":  # what it took has nothing to do with the request
             times = [""]
-        cells = [f"`{name}`", gap(given), *(["", "", missed[0], "", times[0], "", ""])]
         if tried:
-            spent = f"{tried['seconds'] / retrained:.0%}"
-            cells[2:] = [gap(both[1]), f"{tried['regret']:.1f}", *missed, *times, spent]
+            regret, spent = f"{tried['regret']:.1f}", f"{tried['seconds'] / anew[1]:.0%}"
+        pairs = [(*each, "")[:2] for each in (gaps, missed, times)]
+        cells = [f"`{name}`", *pairs[0], regret, *pairs[1], *pairs[2], spent]
         found.append((both[-1]["mean"]["avg_gap"], cells))
     return [cells for _, cells in sorted(found)]
 
@@ -83,7 +85,7 @@ def main(argv: list[str]) -> None:
         "± half the 95% t interval over seeds; regret: how far, on the first seed, the chosen "
         "trial is above the best one, which only a retrained model can tell; cancers missed: of "
         "the malignant test images, more (+) or fewer (-) than retrained, mean of seeds; time: RTE "
-        "as a share of retraining's; tuning: all trials, likewise.\n"
+        "as a share of retraining's; tuning: all trials that did not diverge, likewise.\n"
     )
     show(HEADER, found)
 

@@ -39,8 +39,8 @@ RETRAINED_BY = (
     "differences between them may come from that."
 )
 CHOSEN = (
-    "Methods run with the settings that {} has for them (config.tune.chosen). Another run chose "
-    "these, and what that took is not counted here."
+    "Methods run with the settings that {} has for them, others as given (config.tune.chosen). "
+    "Another run chose these, and what that took is not counted here."
 )
 IN_FLOAT32 = (
     "Computed in float32 in place of bfloat16, which is not faster here: the processor has no "

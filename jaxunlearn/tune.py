@@ -327,7 +327,8 @@ def _note(one: Experiment, tuned: Mapping[str, Tuned]) -> str:
         spent = found.spent
         lost = f", {spent['diverged']} of them diverged" if spent["diverged"] else ""
         if found.chosen.misses_more:
-            lost += ", each of which misses more malignant validation images than the original"
+            others = "every other one" if spent["diverged"] else "each of them"
+            lost += f", {others} reliably misses more malignant validation images than the original"
         parts.append(
             f"{name} tuned in {spent['seconds']:.1f} s, {spent['trials']} trials{lost}: "
             f"{_text(found.chosen.changes)}"

@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -19,7 +19,7 @@ from jaxunlearn.data.forget import Split
 from jaxunlearn.errors import UserError
 from jaxunlearn.files import write_npz, write_text
 from jaxunlearn.metrics.predictions import Predictions, changed, probabilities
-from jaxunlearn.metrics.results import Results
+from jaxunlearn.metrics.results import Report, Results
 from jaxunlearn.store import is_intact
 
 # What a run may change and still be the same run: these do not alter its numbers.
@@ -173,8 +173,8 @@ def write_report(report: Results, workdir: Path) -> None:
     from jaxunlearn.report import figures, summary, terminal
 
     with _writing(workdir):
-        if "models" in report:  # cells of a grid and requests have one of their own
-            write_text(workdir / "summary.md", summary.summary(report))
+        if (workdir / "split.npz").exists():  # of one run, whose files the page names
+            write_text(workdir / "summary.md", summary.summary(cast(Report, report)))
         write_text(workdir / "table.md", terminal.markdown_table(report))
         with files.whole(workdir / "figure.png", ".png") as name:
             figures.draw(report, str(name))

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -43,8 +45,67 @@ def test_t_interval_covers_as_often_as_it_says():
     [(0, 0, 1), (1, 0, 1), (5, 0, 2 / 32), (8, 3, 2 * (1 + 11 + 55 + 165) / 2048), (4, 4, 1)],
 )
 def test_mcnemar_by_hand(only_first, only_second, expected):
-    assert statistics.mcnemar(only_first, only_second) == pytest.approx(expected)
-    assert statistics.mcnemar(only_second, only_first) == pytest.approx(expected)
+    differences = np.repeat([1, -1, 0], [only_first, only_second, 9])
+    assert statistics.mcnemar(differences) == pytest.approx(expected)
+    assert statistics.mcnemar(-differences) == pytest.approx(expected)
+    # groups of one are as none
+    groups = np.random.default_rng(0).permutation(len(differences))
+    assert statistics.mcnemar(differences, groups) == pytest.approx(expected)
+
+
+def test_mcnemar_by_group_tosses_one_coin_for_each():
+    differences, groups = np.array([1, 1, 1, -1, 1, 0, -1]), np.array([5, 5, 5, 7, 7, 7, 2])
+    # Sums 3, 0 and −1: of the four outcomes ±3 ± 1 all are as far from 0 as 2, or farther.
+    assert statistics.mcnemar(differences, groups) == pytest.approx(1)
+    # Sums 3, 2 and 1: only ±6 of the eight.
+    differences, groups = np.ones(6, int), np.array([0, 0, 0, 1, 1, 2])
+    assert statistics.mcnemar(differences, groups) == pytest.approx(2 / 8)
+    assert statistics.mcnemar(differences) == pytest.approx(2 / 64)
+    rng = np.random.default_rng(0)
+    sums = rng.integers(-4, 5, 12)
+    signs = np.array(list(itertools.product([-1, 1], repeat=12)))
+    expected = np.mean(np.abs(signs @ np.abs(sums)) >= abs(sums.sum()))
+    each = np.concatenate([np.full(abs(s), np.sign(s)) for s in sums])
+    groups = np.repeat(np.arange(12), np.abs(sums))
+    assert statistics.mcnemar(each, groups) == pytest.approx(expected)
+
+
+def test_an_interval_of_groups_covers_where_one_of_their_images_does_not():
+    values = np.random.default_rng(0).normal(size=7)
+    assert statistics.grouped_t_interval(values) == pytest.approx(statistics.t_interval(values))
+    apart = statistics.grouped_t_interval(values, np.arange(7))
+    assert apart == pytest.approx(statistics.t_interval(values))
+    assert statistics.grouped_t_interval(values, np.zeros(7)) is None
+    # Images that repeat their patient's value say no more than one of them: sizes alike, it is the
+    # interval of the patients.
+    groups = np.repeat(np.arange(7), 5)
+    repeated = statistics.grouped_t_interval(np.repeat(values, 5), groups)
+    assert repeated == pytest.approx(statistics.t_interval(values))
+    rng = np.random.default_rng(1)
+    sizes = rng.integers(1, 9, 40)
+    groups, covered = np.repeat(np.arange(40), sizes), []
+    for _ in range(600):
+        drawn = np.repeat(rng.normal(size=40), sizes) + rng.normal(size=len(groups)) / 2
+        both = (statistics.grouped_t_interval(drawn, each) for each in (groups, None))
+        covered.append([low <= 0 <= high for low, high in both])
+    by_group, by_image = np.mean(covered, axis=0)
+    assert 0.91 < by_group < 0.98 and by_image < 0.75
+
+
+def test_a_change_in_percent_is_reliable_where_its_differences_are():
+    rng = np.random.default_rng(0)
+    for spread in (0.2, 1.0):
+        wrong = 0
+        for before, after in rng.lognormal(sigma=spread, size=(2000, 2, 3)):
+            change, (low, high) = statistics.percent_change(after, before)
+            assert (low + high) / 2 == pytest.approx(change)
+            t_low, t_high = statistics.t_interval(after - before)
+            assert (low > 0, high < 0) == (t_low > 0, t_high < 0)
+            wrong += high < 0
+        assert wrong / 2000 < 0.035  # of 2.5%
+    # Small values against few and large ones are no evidence, however alike they are.
+    _, (low, high) = statistics.percent_change([1, 1, 1], [2, 10, 20])
+    assert low < 0 < high
 
 
 @pytest.mark.parametrize(
@@ -77,9 +138,9 @@ def test_t_test():
     assert statistics.t_test([2, 3, 4]) == pytest.approx(1 - 27**0.5 / 29**0.5)
     assert statistics.t_test([-4, -3, -2]) == statistics.t_test([2, 3, 4])
     assert statistics.t_test([1, -1]) == pytest.approx(1)
-    assert statistics.t_test([2, 2, 2]) is None
-    with pytest.raises(ValueError, match="1 values; it needs at least 2"):
-        statistics.t_test([1.0])
+    for values in ([1.0], [2, 2, 2]):
+        with pytest.raises(ValueError, match="1 different values; it needs at least 2"):
+            statistics.t_test(values)
     rng = np.random.default_rng(0)
     for values in rng.normal(1, 1, size=(200, 4)):
         assert statistics.t_test(values) == pytest.approx(stats.ttest_1samp(values, 0).pvalue)

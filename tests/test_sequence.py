@@ -239,10 +239,22 @@ def test_drift_and_its_intervals_by_hand():
     assert values["risk_rise"]["20:1"] == pytest.approx(100 * (62 / 22 - 1))
     was = np.array([0, 0, 0, 20, 0, 0, 0, 0, 1, 1])
     cost = np.array([0, 20, 20, 20, 0, 0, 1, 0, 0, 1])
-    spread = (cost - cost.mean() / was.mean() * was) / was.mean()
+    spread = (cost - was) / was.mean()
     half = 2.2621571628 * spread.std(ddof=1) / np.sqrt(10)
     low, high = intervals["risk_rise"]["20:1"]
     assert (high - low) / 2 == pytest.approx(100 * half)
+    # Images of one patient are one: here pairs that are alike, so half as many of each.
+    twice = np.repeat(np.arange(10), 2)
+    paired, grouped = drift.drift(
+        Predictions(sharp(now[twice]), labels[twice], twice),
+        Predictions(sharp(original[twice]), labels[twice], twice),
+        malignant=(1,),
+        scenarios=((20.0, 1.0),),
+        malignant_rule="argmax",
+    )
+    assert paired["fnr_rise"] == pytest.approx(50.0)
+    assert grouped["fnr_rise"] == pytest.approx(intervals["fnr_rise"])
+    assert grouped["risk_rise"]["20:1"] == pytest.approx(intervals["risk_rise"]["20:1"])
     plain, _ = drift.drift(
         Predictions(sharp(now), labels),
         Predictions(sharp(original), labels),
@@ -298,6 +310,7 @@ def test_the_verdict_is_the_first_sure_loss_above_its_budget():
         "retrained": 0.5,
         "over": "test images",
         "too_few": {},
+        "unknown": ["fnr_rise"],
     }
     unclear = verdicts.budget(losses[:4], 5)
     assert (unclear["verdict"], unclear["request"], unclear["over"]) == ("unclear", 2, "seeds")
@@ -308,7 +321,11 @@ def test_the_verdict_is_the_first_sure_loss_above_its_budget():
         **dict.fromkeys(("request", "because", "by", "interval", "budget", "retrained")),
         "over": "test images",
         "too_few": {},
+        "unknown": ["fnr_rise"],
     }
+    # The same loss in all seeds, as of one model, has no spread to judge it by.
+    alike = verdicts.budget([loss(1, "TA_lost", 2.0, (2.0, 2.0), 1.0)], 3)
+    assert (alike["verdict"], alike["request"], alike["unknown"]) == ("unclear", 1, [])
     exact = verdicts.budget([loss(2, "moved", 12.0, None, 10.0)], 1)  # a distance has no interval
     assert (exact["verdict"], exact["request"], exact["because"]) == ("retrain", 2, "moved")
     assert verdicts.budget([loss(1, "TA_lost", 1.0, (0.5, 1.5), 1.0)], 1)["verdict"] == "keep"

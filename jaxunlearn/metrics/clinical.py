@@ -158,7 +158,7 @@ class FalseNegatives(TypedDict):
       missed_reference: malignant examples that the reference misses.
       newly_missed: those that only the model misses.
       newly_found: those that only the reference misses.
-      p_value: exact McNemar, which takes the images as independent.
+      p_value: exact McNemar, by group where there are groups.
       n_malignant: the number of malignant examples.
     """
 
@@ -189,13 +189,12 @@ def compare_false_negatives(
     truth = np.isin(test.labels, malignant)
     missed = ~called_malignant(test.logits, malignant, rule) & truth
     missed_reference = ~called_malignant(reference.logits, malignant, rule) & truth
-    newly_missed = int(np.sum(missed & ~missed_reference))
-    newly_found = int(np.sum(missed_reference & ~missed))
+    differences = missed.astype(int) - missed_reference
     return {
         "missed": int(missed.sum()),
         "missed_reference": int(missed_reference.sum()),
-        "newly_missed": newly_missed,
-        "newly_found": newly_found,
-        "p_value": mcnemar(newly_missed, newly_found),
+        "newly_missed": int(np.sum(differences > 0)),
+        "newly_found": int(np.sum(differences < 0)),
+        "p_value": mcnemar(differences, test.groups),
         "n_malignant": int(truth.sum()),
     }

@@ -23,8 +23,8 @@ def drift(
 ) -> tuple[Values, Values]:
     """What a model has lost against the original, and its 95% intervals over test images.
 
-    Both answer the same images, so each interval is of paired differences: by Student's t, and of
-    the risk by the ratio estimator of `statistics.percent_change`.
+    Both answer the same images, so each interval is of paired differences, by Student's t; images
+    of one patient or lesion count as one where groups are known.
 
     Args:
       test: the model's predictions on test.
@@ -40,37 +40,41 @@ def drift(
     """
     # TA lost = mean over images of (original right) − (model right)
     lost = is_correct(original).astype(float) - is_correct(test)
-    values: Values = {"TA_lost": 100 * float(lost.mean())}
-    intervals: Values = {"TA_lost": _interval(lost)}
+    found = {"TA_lost": _percent(lost, test.groups)}
+    if malignant:
+        truth = np.isin(test.labels, malignant)
+        called, before = (
+            clinical.called_malignant(each.logits, malignant, malignant_rule)
+            for each in (test, original)
+        )
+        # FNR rise = mean over malignant images of (model misses) − (original misses)
+        missed = before[truth].astype(float) - called[truth]
+        ill = None if test.groups is None else test.groups[truth]
+        found["fnr_rise"] = _percent(missed, ill)
+    values: Values = {key: value for key, (value, _) in found.items()}
+    intervals: Values = {key: interval for key, (_, interval) in found.items()}
     if not malignant:
         return values, intervals
-    truth = np.isin(test.labels, malignant)
-    called, before = (
-        clinical.called_malignant(each.logits, malignant, malignant_rule)
-        for each in (test, original)
-    )
-    # FNR rise = mean over malignant images of (model misses) − (original misses)
-    missed = before[truth].astype(float) - called[truth]
-    values["fnr_rise"] = 100 * float(missed.mean()) if len(missed) else None
-    intervals["fnr_rise"] = _interval(missed)
     values["risk_rise"], intervals["risk_rise"] = {}, {}
     for costs in scenarios:
-        # Risk rise = (mean cost) / (the original's mean cost) − 1
-        change, interval = statistics.percent_change(
-            clinical.costs(called, truth, *costs).tolist(),
-            clinical.costs(before, truth, *costs).tolist(),
-        )
+        # Risk rise = mean over images of (cost − the original's cost) / (the original's mean cost)
+        was = clinical.costs(before, truth, *costs)
+        rise = clinical.costs(called, truth, *costs) - was
+        value, interval = _percent(rise / was.mean(), test.groups) if was.any() else (None, None)
         name = clinical.scenario_name(*costs)
-        values["risk_rise"][name] = change
-        intervals["risk_rise"][name] = None if interval is None else list(interval)
+        values["risk_rise"][name], intervals["risk_rise"][name] = value, interval
     return values, intervals
 
 
-def _interval(differences: np.ndarray) -> list[float] | None:
-    """The t interval of differences from −1 to 1, in percentage points."""
-    if len(differences) < 2:
-        return None
-    return [100 * bound for bound in statistics.t_interval(differences.tolist())]
+def _percent(
+    differences: np.ndarray, groups: np.ndarray | None
+) -> tuple[float | None, list[float] | None]:
+    """The mean of paired differences and its interval, in percent; None where undefined."""
+    if not len(differences):
+        return None, None
+    interval = statistics.grouped_t_interval(differences, groups)
+    bounds = None if interval is None else [100 * bound for bound in interval]
+    return 100 * float(differences.mean()), bounds
 
 
 def moved(params: Iterable[np.ndarray], original: Iterable[np.ndarray]) -> float | None:

@@ -137,7 +137,7 @@ def _mia_spread(case: Case) -> float | None:
     """`privacy.mia_spread`, which is known of the threshold attack only."""
     if case.attack != "threshold":
         return None
-    return privacy.mia_spread(case.forget, case.retain, case.test, case.seed)
+    return privacy.mia_spread(case.forget, case.retain, case.test, case.seed, case.members)
 
 
 def _sizes(case: Case) -> dict[str, int]:
@@ -177,11 +177,11 @@ def _rate(name: str, over: str | None = None, **row: Any) -> Metric:
     )
 
 
-def _risk(name: str, **row: Any) -> Metric:
+def _risk(name: str, unit: str = "cost per test image", **row: Any) -> Metric:
     """The row of one of the values in `Case.risks`."""
     return Metric(
         lambda case: {scenario: risks[name] for scenario, risks in case.risks.items()},
-        unit="cost per test image",
+        unit=unit,
         digits=3,
         group="clinical",
         **row,
@@ -255,8 +255,8 @@ METRICS: dict[str, Metric] = {
         header="Change %",
         digits=1,
         better="lower",
-        note="Change %: change of Avg Gap from {first} (ratio of the means over seeds), where "
-        "below 0 is closer to retrained",
+        note="Change %: change of Avg Gap from {first}, in % of its mean there; below 0 is closer "
+        "to retrained",
     ),
     "counts": Metric(lambda case: case.counts, unit="examples", group="clinical"),
     "sensitivity": _rate("sensitivity", "malignant"),
@@ -280,13 +280,13 @@ METRICS: dict[str, Metric] = {
         note="Risk: cost per test image at costs C_FN:C_FP",
         trivial=("risk_treat_none", "risk_treat_all"),
     ),
-    "risk_malignant": _risk("risk_malignant"),
-    "risk_benign": _risk("risk_benign"),
-    "risk_gap": _risk("risk_gap"),
+    "risk_malignant": _risk("risk_malignant", "cost per malignant test image"),
+    "risk_benign": _risk("risk_benign", "cost per benign test image"),
+    "risk_gap": _risk("risk_gap", "difference of the two"),
     "risk_treat_none": _risk("risk_treat_none"),
     "risk_treat_all": _risk("risk_treat_all"),
-    "risk_ratio": _risk("risk_ratio"),
-    "threshold": _risk("threshold"),
+    "risk_ratio": _risk("risk_ratio", "times the smaller of the two"),
+    "threshold": _risk("threshold", "probability"),
     "risk_at_threshold": _risk("risk_at_threshold"),
     # of a sequence's steps, by `metrics.drift`
     "TA_lost": Metric(

@@ -59,8 +59,9 @@ def unseen(others: Sequence[Predictions], train: Sequence[Predictions]) -> Predi
     )
     if len(ours) + len(known) < len(others) + len(train):
         return Predictions(logits, labels)
-    kept = ~np.isin(np.concatenate(ours), np.concatenate(known))
-    return Predictions(logits[kept], labels[kept])
+    groups = np.concatenate(ours)
+    kept = ~np.isin(groups, np.concatenate(known))
+    return Predictions(logits[kept], labels[kept], groups[kept])
 
 
 def changed(before: Predictions, after: Predictions) -> np.ndarray:

@@ -110,37 +110,50 @@ def called_members(
     """
     if attack not in ATTACKS:
         raise unknown("attack", attack, ATTACKS)
+    known, balanced = _known(retain, others, members)
+    return ATTACKS[attack](*known, targets, balanced=balanced)
+
+
+def _known(
+    retain: Predictions, others: Predictions, members: str
+) -> tuple[tuple[np.ndarray, np.ndarray], bool]:
+    """The confidences that an attack learns from, members first, and whether it weighs them."""
     if members not in MEMBERS:
         raise unknown("members", members, MEMBERS)
     known, nonmembers = confidence(retain), confidence(others)
     if members == "first":
         known = known[: len(nonmembers)]
-    return ATTACKS[attack](known, nonmembers, targets, balanced=members == "all")
+    return (known, nonmembers), members == "all"
 
 
 def mia_spread(
-    forget: Predictions, retain: Predictions, test: Predictions, seed: int, repeats: int = 100
+    forget: Predictions,
+    retain: Predictions,
+    test: Predictions,
+    seed: int,
+    members: str = "all",
+    repeats: int = 100,
 ) -> float:
     """Standard deviation of the threshold attack's MIA over resamples, in percentage points.
 
-    Resamples retain and test (bootstrap) and leaves the forget set as it is: it measures how much
-    the threshold, and MIA with it, depends on which examples the attack happened to learn from.
+    Resamples what the attack learns from (bootstrap) and leaves the forget set as it is: it
+    measures how much the threshold, and MIA with it, depends on which examples these happen to be.
 
     Args:
       forget: predictions on the forget set.
       retain: predictions on the retain set.
       test: predictions on test, without forgotten classes.
       seed: of the resamples.
+      members: as of `mia`.
       repeats: number of resamples.
+
+    Raises:
+      UserError: `members` is unknown.
     """
     rng = stage_rng("mia spread", seed)
-    known, nonmembers, targets = (confidence(one) for one in (retain, test, forget))
-    values = [
-        np.mean(
-            ~threshold(
-                rng.choice(known, len(known)), rng.choice(nonmembers, len(nonmembers)), targets
-            )
-        )
-        for _ in range(repeats)
-    ]
+    (known, nonmembers), balanced = _known(retain, test, members)
+    targets, values = confidence(forget), []
+    for _ in range(repeats):
+        drawn = rng.choice(known, len(known)), rng.choice(nonmembers, len(nonmembers))
+        values.append(np.mean(~threshold(*drawn, targets, balanced=balanced)))
     return 100 * float(np.std(values, ddof=1))

@@ -47,7 +47,9 @@ RETRAINED, ORIGINAL = "retrained", "original"
 REFERENCES = (RETRAINED, ORIGINAL)
 
 # Not meaningful to average over seeds.
-NOT_AVERAGED = ("seed", "p_value", "claims", "intervals", "made_by", "parent", "watch")
+NOT_AVERAGED = (
+    *("seed", "p_value", "threshold", "claims", "intervals", "made_by", "parent", "watch"),
+)
 
 Values = dict[str, Any]
 
@@ -370,10 +372,12 @@ def stopped(found: Mapping[str, Sequence[Values]]) -> list[str]:
             what = f"what it had after pass {looks[result]['passes']}"
             if result == 0:
                 what = "what it started from, unchanged"
+            why = "accuracy on validation had fallen by more than config.watch.tolerance"
+            if looks[-1]["VA"] is None:
+                why = "logits were no longer finite"
             notes.append(
                 f"{name} (seed {values['seed']}) was stopped after pass {looks[-1]['passes']}: its "
-                "accuracy on validation had fallen by more than config.watch.tolerance. Its result "
-                f"is {what}."
+                f"{why}. Its result is {what}."
             )
     return notes
 
@@ -615,7 +619,7 @@ def _comparison(cells: Sequence[Cell], positions: list[int]) -> Comparison:
             for name, model in cell["models"].items():
                 change: tuple[Any, Any] = None, None
                 if cell is not first and name != RETRAINED:
-                    change = verdicts.gap_change(avg_gaps(cell, name), avg_gaps(first, name))
+                    change = statistics.percent_change(avg_gaps(cell, name), avg_gaps(first, name))
                 model["mean"]["avg_gap_change"], model["interval"]["avg_gap_change"] = change
         for name in first["models"]:
             if others and name not in REFERENCES:

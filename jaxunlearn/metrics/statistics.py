@@ -37,21 +37,47 @@ def t_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, fl
     return mean - half, mean + half
 
 
-def t_test(values: Sequence[float]) -> float | None:
+def grouped_t_interval(
+    values: np.ndarray, groups: np.ndarray | None = None
+) -> tuple[float, float] | None:
+    """95% interval of the mean of values that are alike within groups; None where there is one.
+
+    Linearised variance of a ratio of group totals (Cochran 1977, Sampling Techniques, §9.4), by
+    Student's t over groups. Without groups, each value stands for itself: `t_interval`.
+
+    Args:
+      values: float `[N]`.
+      groups: ids `[N]`, such as of patients; None: none.
+    """
+    mean, (sums, sizes) = values.mean(), _by_group(values, groups)
+    if len(sums) < 2:
+        return None
+    # mean + (S_g − n_g · mean) · G / N: their mean is the mean, their spread that over groups
+    low, high = t_interval((mean + (sums - sizes * mean) * len(sums) / len(values)).tolist())
+    return low, high
+
+
+def _by_group(values: np.ndarray, groups: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """The groups' sums and sizes."""
+    if groups is None:
+        return values, np.ones(len(values))
+    _, where, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    return np.bincount(where, weights=values), sizes
+
+
+def t_test(values: Sequence[float]) -> float:
     """Two-sided p-value that the mean of two or more values is 0, by Student's t.
 
     Student 1908, https://doi.org/10.1093/biomet/6.1.1. It is below 0.05 exactly where the 95%
-    `t_interval` excludes 0. None where all values are equal: no spread is no evidence.
+    `t_interval` excludes 0.
 
     Raises:
-      ValueError: fewer than two values.
+      ValueError: fewer than two values, or all are equal, which leaves no spread to judge by.
     """
     from scipy import stats
 
-    if len(values) < 2:
-        raise ValueError(f"a t test of {len(values)} values; it needs at least 2")
-    if min(values) == max(values):
-        return None
+    if len(set(values)) < 2:
+        raise ValueError(f"a t test of {len(set(values))} different values; it needs at least 2")
     t = abs(float(np.mean(values))) / float(stats.sem(values))
     return float(2 * stats.t.sf(t, len(values) - 1))
 
@@ -80,8 +106,10 @@ def percent_change(
 ) -> tuple[float | None, tuple[float, float] | None]:
     """Change of the mean against a reference's mean in percent, and its interval over pairs.
 
-    The ratio estimator of paired samples (Cochran 1977, Sampling Techniques, §6.3): a single pair
-    whose reference is near 0 does not blow it up, as it would a mean of ratios.
+    The interval is that of the paired differences by Student's t, in units of the reference's mean:
+    it excludes 0 exactly where that does. The ratio estimator's own interval (Cochran 1977,
+    Sampling Techniques, §6.3) does not: it leaves out the reference's spread where the values are
+    small, so that with three seeds it takes chance for a fall too often.
 
     Args:
       values: one per seed.
@@ -94,28 +122,38 @@ def percent_change(
     x, y = np.asarray(reference, float), np.asarray(values, float)
     if x.mean() == 0:
         return None, None
-    # r = ȳ / x̄, with the standard error of (y − r·x) / x̄
-    ratio = y.mean() / x.mean()
-    change = 100 * float(ratio - 1)
-    if len(x) < 2:
-        return change, None
-    low, high = t_interval(list(100 * (y - ratio * x) / x.mean()), level)
-    return change, (change + low, change + high)
+    # (ȳ − x̄) / x̄: a single pair whose reference is near 0 does not blow it up, as it would a mean
+    # of ratios
+    changes = 100 * (y - x) / x.mean()
+    interval = t_interval(changes.tolist(), level) if len(x) > 1 else None
+    return float(changes.mean()), interval
 
 
-def mcnemar(only_first: int, only_second: int) -> float:
+def mcnemar(differences: np.ndarray, groups: np.ndarray | None = None) -> float:
     """Exact two-sided p-value that two models err equally often on the same examples.
 
-    McNemar 1947, https://doi.org/10.1007/BF02295996. 1 where they err on the same ones.
+    McNemar 1947, https://doi.org/10.1007/BF02295996: where one of them errs alone, which one it is
+    would be the toss of a coin. Examples of a group are not independent: that is one toss, for the
+    sum of their differences (Fisher's randomization test of paired differences: The Design of
+    Experiments, 1935, §21). 1 where both err on the same examples.
 
     Args:
-      only_first: examples that only the first model gets wrong.
-      only_second: examples that only the second model gets wrong.
+      differences: of each example int `[N]`: 1 where only the first model errs, −1 where only the
+        second does, else 0.
+      groups: ids `[N]`, such as of patients; None: each example by itself.
     """
     from scipy import stats
 
-    n = only_first + only_second
-    return float(stats.binomtest(only_first, n, 0.5).pvalue) if n else 1.0
+    sums, _ = _by_group(differences, groups)
+    sizes = np.abs(sums[sums != 0]).astype(int)
+    apart, total = abs(int(sums.sum())), int(sizes.sum())
+    if total == len(sizes):  # coins of one
+        return float(stats.binomtest((total - apart) // 2, total, 0.5).pvalue) if total else 1.0
+    # P(|Σ_g ±|S_g|| ≥ |Σ_g S_g|), by the chances of each sum of those that fall on plus
+    chances = np.ones(1)
+    for size in sizes:
+        chances = (np.pad(chances, (0, size)) + np.pad(chances, (size, 0))) / 2
+    return float(chances[np.abs(2 * np.arange(total + 1) - total) >= apart].sum())
 
 
 def best_threshold(
@@ -139,7 +177,8 @@ def best_threshold(
     # cost of cut i = C_FN · positives below it + C_FP · negatives at or above it
     costs = c_fn * np.insert(positives.cumsum(), 0, 0)
     costs += c_fp * np.append(negatives[::-1].cumsum()[::-1], 0)
-    best = int(costs.argmin())
+    # The first of those that are equal but for rounding.
+    best = int(np.argmax(costs <= costs.min() + 1e-9 * (c_fn + c_fp)))
     # The middle of two neighbouring floats may round down to the lower one, which must stay below.
     middles = np.maximum((values[:-1] + values[1:]) / 2, np.nextafter(values[:-1], np.inf))
     thresholds = np.concatenate([[-np.inf], middles, [np.inf]])

@@ -34,12 +34,13 @@ class FalseNegativesVerdict(TypedDict):
       verdict: "unknown" where no test image is malignant; "no reliable difference" whatever the
         p-value where there is `too_few` of something.
       by: missed by the method minus missed by the reference, with several seeds the mean.
-      over: the source of the uncertainty: "test images" with one seed, else "seeds".
-      p: exact McNemar over test images, or Student's t of the difference over seeds; None where
-        all seeds have the same difference, which is no evidence.
+      over: the source of the uncertainty: "test images" with one seed, or where all seeds have the
+        same difference, as where all are of one model; else "seeds".
+      p: exact McNemar over test images, of several seeds the largest; or Student's t of the
+        difference over seeds.
       p_corrected: by Holm over `corrected_for` methods. More or fewer where it is below 5%.
-      interval: 95% t interval of the difference over seeds, for this method alone; None with one
-        seed.
+      interval: 95% t interval of the difference over seeds, for this method alone; None over test
+        images.
       corrected_for: the number of methods compared.
       reference: the model compared with.
       too_few: the counts that are below `LEAST`, by name: malignant (test images), retain, and of
@@ -133,7 +134,8 @@ class BudgetVerdict(TypedDict):
 
     A loss of a request's is over its budget where it is above it. It is a reason to retrain where
     besides the interval's lower bound is above 0, so that it is not chance alone, and nothing is
-    `too_few`. Losses without an interval are exact.
+    `too_few`. Losses without an interval are exact; the same loss in all seeds has no spread to
+    judge it by.
 
     The bounds are for each loss of each request by itself: looking at many of them makes "retrain"
     more likely to come too early than too late.
@@ -151,6 +153,8 @@ class BudgetVerdict(TypedDict):
         remedy.
       over: the source of the uncertainty.
       too_few: the counts that are below `LEAST`, by name: test images, malignant ones, seeds.
+      unknown: the losses that are undefined at some request, as a rise from no risk at all, or the
+        misses among no malignant images: nothing is known of them.
     """
 
     verdict: Literal["retrain", "unclear", "keep"]
@@ -162,6 +166,7 @@ class BudgetVerdict(TypedDict):
     retrained: float | None
     over: Literal["test images", "seeds"]
     too_few: dict[str, int]
+    unknown: list[str]
 
 
 class Loss(NamedTuple):
@@ -174,6 +179,12 @@ class Loss(NamedTuple):
     budget: float
     retrained: float | None
     too_few: dict[str, int]
+
+
+def has_width(interval: Interval) -> bool:
+    """Whether the values that it is of differ by more than rounding."""
+    low, high = interval
+    return high - low > 1e-9
 
 
 def too_few(counts: Mapping[str, int]) -> dict[str, int]:
@@ -198,13 +209,10 @@ def false_negatives(
     verdicts = {
         name: _false_negatives(per_seed, reference, retain) for name, per_seed in found.items()
     }
-    known = [verdict for verdict in verdicts.values() if verdict["verdict"] != "unknown"]
-    # A difference without spread has no p, and is still one of the hypotheses.
-    corrected = holm([1.0 if verdict["p"] is None else verdict["p"] for verdict in known])
-    for verdict, p in zip(known, corrected, strict=True):
-        verdict["corrected_for"] = len(known)
-        if verdict["p"] is not None:
-            verdict["p_corrected"] = p
+    known = {name: each["p"] for name, each in verdicts.items() if each["p"] is not None}
+    for name, p in zip(known, holm(list(known.values())), strict=True):
+        verdict = verdicts[name]
+        verdict["corrected_for"], verdict["p_corrected"] = len(known), p
         if p < SIGNIFICANT and verdict["by"] and not verdict["too_few"]:
             verdict["verdict"] = "more" if verdict["by"] > 0 else "fewer"
     return verdicts
@@ -221,7 +229,8 @@ def budget(losses: Sequence[Loss], seeds: int) -> BudgetVerdict:
     sure = [
         loss
         for loss in above
-        if not loss.too_few and (loss.interval is None or loss.interval[0] > 0)
+        if not loss.too_few
+        and (loss.interval is None or (has_width(loss.interval) and loss.interval[0] > 0))
     ]
     first = next(iter([*sure, *above]), None)
     return {
@@ -234,6 +243,7 @@ def budget(losses: Sequence[Loss], seeds: int) -> BudgetVerdict:
         "retrained": first and first.retrained,
         "over": "seeds" if seeds > 1 else "test images",
         "too_few": first.too_few if first else {},
+        "unknown": list(dict.fromkeys(loss.because for loss in losses if loss.by is None)),
     }
 
 
@@ -242,13 +252,13 @@ def _false_negatives(
 ) -> FalseNegativesVerdict:
     """One method's verdict before its p-value is corrected."""
     changes = [found["missed"] - found["missed_reference"] for found in per_seed]
-    several, malignant = len(per_seed) > 1, per_seed[0]["n_malignant"]
+    several, malignant = min(changes) < max(changes), per_seed[0]["n_malignant"]
     counts = {"malignant": malignant, "retain": retain, "seeds": len(per_seed)}
     verdict: FalseNegativesVerdict = {
         "verdict": "no reliable difference",
         "by": sum(changes) / len(changes) if several else changes[0],
         "over": "seeds" if several else "test images",
-        "p": t_test(changes) if several else per_seed[0]["p_value"],
+        "p": t_test(changes) if several else max(found["p_value"] for found in per_seed),
         "p_corrected": None,
         "interval": t_interval(changes) if several else None,
         "corrected_for": 1,
@@ -271,8 +281,8 @@ def trivial(means: Mapping[str, Mapping[str, Any]]) -> dict[str, TrivialVerdict]
     for scenario in first["risk"]:
         risks = {answer: first[key][scenario] for answer, key in TRIVIAL.items()}
         answer = min(risks, key=lambda each: risks[each])
-        ratios = {name: mean["risk_ratio"][scenario] for name, mean in means.items()}
-        worse = [name for name, ratio in ratios.items() if ratio is not None and ratio > 1]
+        reached = risks[answer] + 1e-9  # rounding must not decide
+        worse = [name for name, mean in means.items() if mean["risk"][scenario] > reached]
         verdicts[scenario] = {"answer": answer, "risk": risks[answer], "worse": worse}
     return verdicts
 
@@ -322,22 +332,6 @@ def evidence(sizes: Mapping[str, int], batch_size: int) -> Evidence:
     }
 
 
-def gap_change(
-    gaps: Sequence[float], reference: Sequence[float], level: float = LEVEL
-) -> tuple[float | None, Interval | None]:
-    """`statistics.percent_change` of Avg Gap: a gap is at least 0, so none falls by more than 100%.
-
-    Args:
-      gaps: Avg Gap, one per seed.
-      reference: the reference's, of the same seeds in the same order.
-      level: of the interval.
-    """
-    change, interval = percent_change(gaps, reference, level)
-    if interval is not None:
-        interval = max(interval[0], -100.0), interval[1]
-    return change, interval
-
-
 def lowest_gap(gaps: Mapping[str, Sequence[float]], sizes: Mapping[str, int] = LEAST) -> GapVerdict:
     """The verdict on a method's lowest Avg Gap along a grid's axis, against the axis' first value.
 
@@ -356,21 +350,17 @@ def lowest_gap(gaps: Mapping[str, Sequence[float]], sizes: Mapping[str, int] = L
         "reference": reference,
         "too_few": too_few({**sizes, "seeds": len(before)}),
     }
-    changes = {label: gap_change(after, before)[0] for label, after in others}
-    known = {label: change for label, change in changes.items() if change is not None}
-    if not known:
-        return verdict
-    best = min(known, key=lambda label: known[label])
+    best, after = min(others, key=lambda each: sum(each[1]))
     # Bonferroni, because the best of several is chosen
     level = 1 - (1 - LEVEL) / len(others)
-    verdict["at"], (verdict["by"], verdict["interval"]) = (
-        best,
-        gap_change(gaps[best], before, level),
-    )
+    verdict["by"], verdict["interval"] = percent_change(after, before, level)
+    if verdict["by"] is None:
+        return verdict
+    verdict["at"] = best
     if verdict["interval"] is not None:
         low, high = verdict["interval"]
-        # Gaps in the same ratio in all seeds give an interval of no width, which is no evidence.
-        reliable = low < high and not low <= 0 <= high
+        # The same change in all seeds has no spread to judge it by.
+        reliable = has_width(verdict["interval"]) and not low <= 0 <= high
         verdict["verdict"] = "no reliable difference"
         if reliable and not verdict["too_few"]:
             verdict["verdict"] = "lower" if high < 0 else "higher"

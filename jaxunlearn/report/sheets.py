@@ -130,7 +130,7 @@ def _experiment_sheet(report: Experiment) -> Sheet:
         notes=[
             *_notes(columns, len(report["seeds"]), len(methods), {"attack": report["attack"]}),
             *_cautions(report),
-            *(_reliability(report) if findings else []),
+            *_reliability(report),
             *_reference_note(report),
             *_ranges(models),
             *_worse_than_trivial(report),
@@ -244,10 +244,13 @@ def _budget_note(report: Requests, columns: list[Column]) -> list[str]:
 
 def _budget_finding(name: str, verdict: BudgetVerdict) -> str:
     """One sentence on whether a method has lost more than its budget."""
+    unknown = ""
+    if verdict["unknown"]:
+        unknown = f" Unknown at some request: {', '.join(map(_loss, verdict['unknown']))}."
     if verdict["because"] is None:
-        return f"{name}: keep: no loss is above its budget at any request."
-    key, _, scenario = verdict["because"].partition(" ")
-    metric = METRICS[key]
+        known = "known " * bool(unknown)
+        return f"{name}: keep: no {known}loss is above its budget at any request.{unknown}"
+    metric = METRICS[verdict["because"].partition(" ")[0]]
     by, most = f"{verdict['by']:.{metric.digits}f} {metric.unit}", f"{verdict['budget']:g}"
     interval = ""
     if verdict["interval"] is not None:
@@ -259,9 +262,15 @@ def _budget_finding(name: str, verdict: BudgetVerdict) -> str:
         reference = f"; retrained's is {verdict['retrained']:.{metric.digits}f}"
     return (
         f"{name}: {verdict['verdict']} at request {verdict['request']}: "
-        f"{f'{metric.header} {scenario}'.strip()} is {by}{interval}, above the budget of "
-        f"{most}{reference}{few}."
+        f"{_loss(verdict['because'])} is {by}{interval}, above the budget of "
+        f"{most}{reference}{few}.{unknown}"
     )
+
+
+def _loss(because: str) -> str:
+    """The header of a loss that a verdict names by its key and scenario."""
+    key, _, scenario = because.partition(" ")
+    return f"{METRICS[key].header} {scenario}".strip()
 
 
 def _comparison_title(name: str, cells: list[Cell]) -> str:
@@ -509,13 +518,17 @@ def _counted(counts: Mapping[str, int]) -> str:
 def _reliability(report: Experiment) -> list[str]:
     """The meaning of "reliably" in the findings on false negatives."""
     over = "seeds" if len(report["seeds"]) > 1 else "test images, for this one training per model"
-    numbers = {verdict["corrected_for"] for verdict in _false_negatives(report).values()}
+    found = _false_negatives(report).values()
+    numbers = {verdict["corrected_for"] for verdict in found if verdict["by"] is not None}
+    if not numbers:
+        return []
     corrected = (
         f", with p-values Holm-corrected over the {max(numbers)} methods"
         if max(numbers) > 1
         else ""
     )
-    return [f'"Reliably" means significant at the 5% level across {over}{corrected}. {NO_EVIDENCE}']
+    note = f'"Reliably" means significant at the 5% level across {over}{corrected}. {NO_EVIDENCE}'
+    return [note]
 
 
 def _reference_note(report: Experiment) -> list[str]:
@@ -623,11 +636,13 @@ def _finding(name: str, model: Model, verdict: FalseNegativesVerdict) -> str:
     detail = (
         f"{first['newly_missed']} newly missed, {first['newly_found']} newly found; exact McNemar "
     )
+    if seeds > 1:
+        digits, over = 1, f", mean of {seeds} seeds"
+        detail = "the same difference in every seed; exact McNemar, largest "
     if verdict["interval"] is not None:
         low, high = verdict["interval"]
-        digits, over = 1, f", mean of {seeds} seeds"
         detail = f"95% t interval over seeds {low:+.1f} to {high:+.1f}; "
-    detail += "the same in every seed" if verdict["p"] is None else f"p = {verdict['p']:.2g}"
+    detail += f"p = {verdict['p']:.2g}"
     if verdict["p_corrected"] is not None and verdict["corrected_for"] > 1:
         detail += f", Holm-corrected {verdict['p_corrected']:.2g}"
     more = "more" if change > 0 else "fewer"

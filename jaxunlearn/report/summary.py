@@ -87,8 +87,15 @@ def _unchecked(report: Experiment) -> list[str]:
         missing.append("Differences from a model that never saw these images: there is none here.")
     if not report["dataset"]["malignant"]:
         missing.append("Clinical safety: no class is named malignant.")
-    if not any(values.get("claims") for each in models.values() for values in each["per_seed"]):
-        missing.append("Proof that the images' influence is gone: no method here claims one.")
+    silent = [
+        name
+        for name, model in models.items()
+        if name not in REFERENCES and not all(values.get("claims") for values in model["per_seed"])
+    ]
+    if silent:
+        missing.append(
+            f"Proof that the images' influence is gone: {', '.join(silent)} cannot claim one."
+        )
     return [
         *missing,
         f"Attacks other than {report['attack']}.",
