@@ -283,10 +283,21 @@ def test_rni_noises_only_what_trains_and_has_not_trained_before():
     assert abs(counts - 400 * 9 / 22).max() < 50  # all alike: 164 ± 10
 
 
+def test_rni_noises_in_every_budget_of_two_epochs_or_more():
+    names = [f"params/{i}" for i in range(22)]
+    drawing = []
+    for epochs in range(10):
+        drawn = list(rni.draws(names, toy.settings("rni", epochs=epochs), 0))
+        assert any(noised for _, noised in drawn) is (epochs > 1)
+        drawing.append(len(drawn))
+    assert drawing == [0, 1, 2, 2, 2, 2, 2, 3, 4, 5]  # of 6 epochs and more, all but 4
+
+
 def test_rni_trains_a_few_kernels_in_its_first_epochs_and_all_in_the_last():
     values = {"tensors": 2, "weight_decay": 0.1, "epochs": 1}
-    everything = toy.unlearn("rni", all_epochs=1, **values).variables["params"]
-    assert len(different(everything, PARAMS)) == 11
+    masks = [action.after[0].data for action in passes("rni", epochs=3, all_epochs=1, tensors=2)]
+    everything = [all(leaf.all() for leaf in jax.tree.leaves(mask)) for mask in masks]
+    assert everything == [False, False, True]
     few = toy.unlearn("rni", all_epochs=0, **values).variables["params"]
     names = [f"params/{name}" for name in (*sorted(CONVS), "Dense_0/kernel", "Dense_0/bias")]
     ((trained, _),) = rni.draws(names, toy.settings("rni", all_epochs=0, **values), 0)

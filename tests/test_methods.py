@@ -1,3 +1,4 @@
+import dataclasses
 import pathlib
 import zlib
 
@@ -198,6 +199,27 @@ def test_random_labels_without_the_true_one_are_uniform_over_the_others():
     counts = np.bincount(np.concatenate(shift), minlength=toy.NUM_CLASSES)
     assert counts[0] == 0
     assert scipy.stats.chisquare(counts[1:]).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("exclude_true", [True, False])
+def test_random_labels_are_of_classes_that_no_earlier_request_took(exclude_true):
+    labels = toy.images_and_labels()[1]
+    left = np.flatnonzero(labels != 1)
+    task = toy.task(forget=left[:10], retain=left[10:])
+    drawn = np.stack(
+        [
+            random_label.relabel(dataclasses.replace(task, seed=seed), exclude_true)[task.forget]
+            for seed in range(60)
+        ]
+    )
+    truth = labels[task.forget]
+    if exclude_true:
+        assert (drawn == 2 - truth).all()
+    else:
+        assert set(drawn.ravel()) == {0, 2} and abs((drawn == truth).mean() - 0.5) < 0.1
+    one = np.flatnonzero(labels == 0)  # a class alone: the others, though they are gone
+    alone = random_label.relabel(toy.task(forget=one[:5], retain=one[5:]), exclude_true)[one[:5]]
+    assert not exclude_true or alone.all()
 
 
 def test_random_labels_leave_the_retain_set_and_the_truth_alone():

@@ -210,6 +210,14 @@ def test_sfron_ascends_once_for_every_few_steps_on_retain():
     assert np.bincount(seen)[task.retain].tolist() == [10] * 30
 
 
+def test_a_cycle_of_sfron_has_as_many_steps_where_retain_is_smaller_than_a_batch():
+    settings = toy.settings("sfron", epochs=10, batch_size=64, every=5)
+    made = list(METHODS["sfron"].passes(toy.task(), settings))
+    assert [len(action.indices) for action in made] == [10, 320] * 2
+    seen = np.bincount(np.concatenate([action.indices for action in made[1::2]]))[10:]
+    assert seen.min() >= 21 and seen.max() <= 22  # 640 of 30 in turn
+
+
 def test_a_cycle_of_sfron_by_hand():
     """One step up on forget under the mask, then one down on retain."""
     task = whole_batch()
@@ -222,6 +230,6 @@ def test_a_cycle_of_sfron_by_hand():
     up *= min(1, 0.1 / np.linalg.norm(up))
     w = w - 0.1 * up
     down = toy.cross_entropy_gradient(toy.inputs(task)[10:], task.labels[10:], w)
-    settings = {"batch_size": 40, "every": 1, "strength": 2.0, "clip": 0.1}
+    settings = {"batch_size": 30, "every": 1, "strength": 2.0, "clip": 0.1}
     found = toy.weights(toy.unlearn("sfron", task, lr=0.1, **settings, **ONE_STEP))
     np.testing.assert_allclose(found, w - 0.1 * down, rtol=1e-4, atol=1e-6)

@@ -64,6 +64,13 @@ def test_boundary_shrink_teaches_forget_alone_the_new_labels():
         assert (action.labels[:10] == boundary_shrink.nearest_classes(task, 0.1)).all()
 
 
+@pytest.mark.parametrize("frozen", [True, False])
+def test_boundary_shrink_leaves_batch_statistics_alone_where_asked(frozen):
+    changes = {} if not frozen else {"frozen_statistics": True}
+    found = toy.unlearn("boundary_shrink", **changes).variables["batch_stats"]
+    assert toy.same_bits(found, toy.initial()["batch_stats"]) is frozen
+
+
 # Boundary expand.
 
 
@@ -243,9 +250,10 @@ def test_a_model_may_have_more_outputs_than_there_are_classes(method):
         assert set(made[1].labels) == {5}
 
 
-@pytest.mark.parametrize("method", ["amun", "unsir"])
-def test_images_of_a_methods_own_are_not_mixed(method):
+@pytest.mark.parametrize("policy", ["mixup", "cutmix"])
+@pytest.mark.parametrize("method", ["amun", "bad_teacher", "delete", "lotus", "mu_mis", "unsir"])
+def test_examples_with_images_teachers_or_classes_of_their_own_are_not_mixed(method, policy):
     settings = toy.settings(method)
     METHODS[method].check(settings, None, ["crop_flip"])
-    with pytest.raises(UserError, match=f"{method} trains on images of its own, which mixup"):
-        METHODS[method].check(settings, None, ["crop_flip", "mixup"])
+    with pytest.raises(UserError, match=f"^{method} .* cannot be combined with {policy}, which"):
+        METHODS[method].check(settings, None, ["crop_flip", policy])

@@ -86,6 +86,7 @@ def test_cra_under_any_relabelling_method():
         (("finetune", "finetune"), "must be one name, or two or more different ones"),
         (("finetune", "ssd"), "ssd starts from the original or from other values"),
         (("gradient_ascent", "cf_k"), "cf_k starts from the original or from other values"),
+        (("finetune", "salun_soft"), "salun_soft starts from the original or from other values"),
         (("brought", "finetune"), "brought unlearns nothing; leave it out"),
         (("ssd", "finetun"), "unknown method 'finetun': did you mean"),
     ],
@@ -98,6 +99,27 @@ def test_stages_that_cannot_follow_each_other(names, message):
 def test_a_stage_that_starts_anew_must_be_the_first():
     with pytest.raises(UserError, match="retrain starts from the original or from other values"):
         staged(toy.task(), method=("finetune", "retrain"), finetune={"epochs": 1})
+
+
+def test_a_stage_that_must_be_the_first_by_its_settings_is_refused_before_anything_is_trained():
+    head = {"part": "head", "backbone_never_saw_forget": True}
+
+    def check(names, settings):
+        entry = config_lib.methods(it={"method": names, "noisy_finetune": settings})["it"]
+        find(names).check(entry, None, ())
+
+    check(("noisy_finetune", "finetune"), head)
+    check(("finetune", "noisy_finetune"), {})
+    with pytest.raises(UserError, match="noisy_finetune starts from the original"):
+        check(("finetune", "noisy_finetune"), head)
+
+
+def test_a_stages_own_check_says_its_name():
+    names = ("amun", "finetune")
+    entry = config_lib.methods(it={"method": names})["it"]
+    find(names).check(entry, None, ("crop_flip",))
+    with pytest.raises(UserError, match="amun trains on images of its own and cannot be combined"):
+        find(names).check(entry, None, ("mixup",))
 
 
 def test_settings_of_stages_are_checked_as_any():

@@ -5,7 +5,8 @@ https://github.com/vikram2000b/bad-teaching-unlearning: both sets in one shuffle
 a random share of it, drawn once. No labels are read. The published loss is also divided by the
 number of classes, which under Adam only its ε notices.
 
-A random network in evaluation mode can answer one class for nearly every image; `teacher =
+The random network is what an original trained here under the same seed started from; the release
+draws another. In evaluation mode it can answer one class for nearly every image; `teacher =
 "uniform"` is what it is meant to be. Forgotten images end less sure than any unseen one, which an
 attack sees as well (the Streisand effect); of a random tenth the accuracy hardly falls.
 """
@@ -19,6 +20,7 @@ import numpy as np
 
 from jaxunlearn import rules
 from jaxunlearn.keys import stage_rng
+from jaxunlearn.methods import mixing
 from jaxunlearn.methods.task import Task
 from jaxunlearn.training.passes import Batch, Pass
 
@@ -39,6 +41,7 @@ RULES = {
     "temperature": rules.above(0),
     "teacher": rules.one_of(TEACHERS),
 }
+check = mixing.refused("bad_teacher has another teacher for each example")
 
 
 def distil(logits: jax.Array, good: jax.Array, bad: jax.Array, batch: Batch, t: Any) -> jax.Array:

@@ -9,7 +9,9 @@ ResNet-110, for 30 epochs.
 
 Stopped by `config.watch` on its way, it keeps the statistics that it then has.
 
-Features keep the forget set: a new head on those of the frozen layers finds it again.
+Features keep the forget set: a new head on those of the frozen layers finds it again. In training
+the frozen layers' norms use the batch's statistics, and afterwards the original's: the last layers
+are fitted to other features than those that they then see.
 """
 
 from collections.abc import Iterator
@@ -25,7 +27,7 @@ from jaxunlearn.training.links import keep, only_marked
 from jaxunlearn.training.passes import Action, Link, Pass, Replace, Variables, cross_entropy
 
 NEEDS = ("retain", "labels")
-COST = "E · (1 − f), less what the frozen layers' gradients would take"
+COST = "E · (1 − f)"
 FIRST = True
 DEFAULTS = {"epochs": 10, "lr": 0.01, "k": 3}
 TUNE = {"lr": None, "k": (1, 2, 3, 5)}

@@ -4,10 +4,10 @@ Third of the NeurIPS 2023 machine unlearning challenge
 (https://www.kaggle.com/competitions/neurips-2023-machine-unlearning), as in Cadet et al. 2024,
 https://arxiv.org/abs/2410.01276, and https://github.com/xcadet/deepunlearn: noise N(0, 0.6²) on the
 convolutions that its network holds directly, which of a ResNet is the first one; balanced
-cross-entropy on the retain set; and again noise N(0, 0.005²) before the last epoch, where here the
-optimizer starts anew. The balancing weights multiply the mean of a batch, as published, so that
-they only make the step larger or smaller. The defaults are the challenge's, for a large network on
-images of faces.
+cross-entropy on the retain set; and again noise N(0, 0.005²) before the last epoch, unless it is
+the only one; there the optimizer starts anew here. The balancing weights multiply the mean of a
+batch, as published, so that they only make the step larger or smaller. The defaults are the
+challenge's, for a large network on images of faces.
 """
 
 from collections.abc import Iterator

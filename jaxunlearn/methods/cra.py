@@ -21,6 +21,7 @@ import optax
 from jaxunlearn import rules
 from jaxunlearn.data.dataset import Dataset
 from jaxunlearn.errors import UserError
+from jaxunlearn.methods import mixing
 from jaxunlearn.methods.task import Task
 from jaxunlearn.rules import Unread
 from jaxunlearn.training.passes import Batch, cross_entropy
@@ -89,12 +90,7 @@ def check(settings: Any, dataset: Dataset, policies: Collection[str]) -> None:
             "data.malignant"
         )
     # A mixed target would teach others the random label that malignant examples are spared.
-    mixing = sorted({"mixup", "cutmix"}.intersection(policies))
-    if mixing:
-        raise UserError(
-            f"cra uses a per-example loss and cannot be combined with {mixing[0]}, which mixes "
-            "examples; remove one of them from the config"
-        )
+    mixing.refused("cra uses a per-example loss")(settings, dataset, policies)
 
 
 def objective(task: Task, config: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxunlearn.methods import mixing
 from jaxunlearn.methods.task import Task
 from jaxunlearn.training.passes import Batch, Pass
 
@@ -28,6 +29,7 @@ DEFAULTS = {
     "lr": 1e-4,
     "frozen_statistics": False,
 }
+check = mixing.refused("delete takes out each example's true class")
 
 
 def without(teacher: jax.Array, label: jax.Array) -> jax.Array:

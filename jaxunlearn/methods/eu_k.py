@@ -4,9 +4,11 @@ Exact unlearning of the last k layers, Goel et al. 2022, https://arxiv.org/abs/2
 https://github.com/shash42/Evaluating-Inexact-Unlearning: as CF-k (see `jaxunlearn.methods.cf_k`),
 from the values that a fresh model has. There the norms of these layers stay; here they start anew
 with them, so that k = all layers is retraining. The recipe is to be that of the original, as the
-paper has it; the code published with SCRUB leaves the head as it was.
+paper has it; the code published with SCRUB leaves the head as it was. The fresh values are those
+that an original trained here under the same seed started from; the release draws others.
 
-Only the last k layers have not seen the forget set: the features below them have.
+Only the last k layers have not seen the forget set: the features below them have. They are fitted
+to features by the batch's statistics, and then see those by the original's, as in CF-k.
 """
 
 from collections.abc import Iterator

@@ -29,7 +29,7 @@ from jaxunlearn.methods.task import Task
 from jaxunlearn.training.passes import Batch, Replace, Variables
 
 NEEDS = ("retain", "labels")
-COST = "(1 − f) for each class, or 2 · (1 − f) of labels drawn"
+COST = "(1 − f) for each class, or 1.3 · (1 − f) of labels drawn"
 DEFAULTS = {
     "form": "released",  # or paper
     "alpha": 1e-6,

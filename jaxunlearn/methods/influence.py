@@ -9,9 +9,11 @@ G = mean_r Jᵀ(diag p − ppᵀ)J + (w + λ)I of logits' Jacobians J, the step 
     at_optimum  +G⁻¹ (1/n_r)·Σ_f(∇CE + wθ), which is the same where the loss on all of train has its
                 minimum at θ, and needs no pass over the retain set besides those of G
 
-by conjugate gradients with products alone, the model in evaluation mode. `weight_decay` is w, that
-of the original's recipe. The code of https://github.com/OPTML-Group/Unlearn-Saliency calls "IU" a
-WoodFisher recursion which returns its own input up to a scale; it is not this.
+by conjugate gradients with products alone, the model in evaluation mode; `iterations` may run out
+before the residual is small, which is not reported. w is to be that of the original's recipe, but
+is this entry's own `weight_decay`: where `config.train.weight_decay` is another, set it to that.
+The code of https://github.com/OPTML-Group/Unlearn-Saliency calls "IU" a WoodFisher recursion which
+returns its own input up to a scale; it is not this.
 
 Where a network has fitted its training set, p is near 0 or 1 and G near λI: λ decides then. Too
 small a λ makes a step that leaves the range where G holds: `max_step` cuts it.
@@ -36,7 +38,7 @@ COST = "1 − f, or f at_optimum, and 2 · iterations · samples / n"
 DEFAULTS = {
     "form": "newton",  # or at_optimum
     "damping": 0.01,  # λ; 0.001 to 1 are worth a try
-    "iterations": 50,  # at most, of conjugate gradients; they stop at a residual of 1e-4
+    "iterations": 50,  # at most, of conjugate gradients; sooner at a residual of 1e-4
     "samples": 1000,  # how many of the retain set make G; 0: all of them
     "max_step": 0.1,  # largest ‖step‖, in units of ‖θ‖
     "batch_size": 64,

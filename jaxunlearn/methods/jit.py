@@ -26,7 +26,7 @@ from jaxunlearn.methods.task import Task
 from jaxunlearn.training.passes import Batch, Pass
 
 NEEDS = ("forget",)
-COST = "(1 + samples / 3) · E · f"
+COST = "(1 + samples / 3) · E · f, or (1 + samples) · E · f with detach=False"
 DEFAULTS = {
     "epochs": 1,
     "lr": 0.001,

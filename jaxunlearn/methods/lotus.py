@@ -20,6 +20,7 @@ import numpy as np
 import optax
 
 from jaxunlearn import rules
+from jaxunlearn.methods import mixing
 from jaxunlearn.methods.bad_teacher import part_of_retain
 from jaxunlearn.methods.task import Task
 from jaxunlearn.training.passes import Action, Ask, Batch, Pass, Variables
@@ -35,12 +36,13 @@ DEFAULTS = {
     "retain_share": 0.3,
     "stop": 0.01,
 }
-TUNE = {"lr": None, "alpha": (2.0, 4.0, 8.0, 16.0)}
+TUNE = {"lr": None, "alpha": (2.0, 4.0, 8.0, 16.0, 32.0)}
 RULES = {
     "alpha": rules.at_least(0),
     "retain_share": rules.between(0, 1),
     "stop": rules.at_least(0),
 }
+check = mixing.refused("lotus has another kind of target on forget")
 
 
 def targets(teacher: jax.Array, noise: jax.Array, forgotten: jax.Array, tau: Any) -> jax.Array:

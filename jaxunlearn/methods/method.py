@@ -33,7 +33,7 @@ class Method(NamedTuple):
       cost: how much it computes, in passes over all of train, as retraining's epochs are counted: E
         are its epochs, f the share of train that is to be forgotten.
       first: whether it can only be the first of several stages, since it starts from, or goes back
-        to, values of its own or the original's.
+        to, values of its own or the original's; or with which settings.
       tune: the settings that tuning chooses besides `epochs`, by dotted name, with the values that
         it tries; None: of a rate, half decades around the entry's. Empty: it is not tuned.
     """
@@ -48,7 +48,7 @@ class Method(NamedTuple):
     needs: tuple[str, ...] = NEEDS
     requests: tuple[str, ...] = REQUESTS
     cost: str = ""
-    first: bool = False
+    first: bool | Callable[[Any], bool] = False
     tune: Mapping[str, tuple | None] = {}
 
 

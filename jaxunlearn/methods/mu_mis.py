@@ -4,10 +4,12 @@ Cheng et al. 2024, https://arxiv.org/abs/2402.15109, by the paper's text and a r
 (https://github.com/Harry24k/torchunlearn): the authors' code and their rates were not to be had, so
 the rate and δ here are to be tuned. The loss, on forget alone, is the mean of
 ‖∇_x f_c‖² − ‖∇_x f_c'‖², c the true class and c' another one, drawn at every visit. The sensitivity
-of the other class first falls and then recovers: it ends where that is above its lowest and above
-δ times what it was.
+of the other class is meant to fall first and then to recover: the method ends after the epoch in
+which that is above its lowest and above δ times what it was. For δ of 1 and more the fall is not
+asked for: a sensitivity that rises at once ends it after one epoch, a sign of too high a rate.
 
-The loss has no bound below. Random requests are the paper's weak spot.
+The loss has no bound below. Random requests are the paper's weak spot. Without `frozen_statistics`
+an image's sensitivity includes its effect on the others of its batch.
 """
 
 from collections.abc import Generator
@@ -18,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn import rules
+from jaxunlearn.methods import mixing
 from jaxunlearn.methods.task import Task
 from jaxunlearn.training.passes import Action, Ask, Batch, Pass, Variables
 
@@ -31,6 +34,7 @@ DEFAULTS = {
     "frozen_statistics": True,
 }
 RULES = {"delta": rules.at_least(0)}
+check = mixing.refused("mu_mis looks at each example's true class")
 
 
 def another(key: jax.Array, label: jax.Array, classes: int) -> jax.Array:

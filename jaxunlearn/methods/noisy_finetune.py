@@ -46,8 +46,15 @@ from jaxunlearn.rules import Rule, Unread
 from jaxunlearn.training.links import add_decay, add_noise_of, clip_norm, clipped, keep
 from jaxunlearn.training.passes import Link, Pass, Replace, Variables, cross_entropy
 
+
+def from_original(settings: Any) -> bool:
+    """Of the head: the rest, as its owner vouches for it, must be the original's."""
+    return settings.part == "head"
+
+
 NEEDS = ("retain", "labels")
 COST = "E · (1 − f), and the noisy steps"
+FIRST = from_original
 DEFAULTS = {
     "batch_size": 128,
     "mechanism": "gradient_clipping",  # or model_clipping

@@ -1,23 +1,10 @@
 """Between images as a model sees them and their levels, for methods that make images."""
 
-from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 
-from jaxunlearn.data.dataset import Dataset
-from jaxunlearn.errors import UserError
 from jaxunlearn.methods.task import Task
-
-
-def check(settings: Any, dataset: Dataset, policies: Collection[str]) -> None:
-    """Raises where augmentation would mix images of the method's own with others."""
-    mixing = sorted({"mixup", "cutmix"}.intersection(policies))
-    if mixing:
-        raise UserError(
-            f"{settings.method} trains on images of its own, which {mixing[0]} would mix with "
-            "others; remove one of them from the config"
-        )
 
 
 def scale(task: Task) -> dict[str, Any]:

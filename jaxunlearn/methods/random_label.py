@@ -43,14 +43,22 @@ check = cra.check
 
 
 def relabel(task: Task, exclude_true: bool, draw: int = 0) -> np.ndarray:
-    """Returns labels int32 `[N]`: random ones on the forget set, the true ones elsewhere."""
+    """Returns labels int32 `[N]`: random ones on the forget set, the true ones elsewhere.
+
+    They are drawn among the classes of forget and retain, not those that an earlier request took.
+    """
     rng = stage_rng("relabel", task.seed, draw)
-    labels, forget, classes = task.labels.copy(), task.forget, task.num_classes
+    labels, forget = task.labels.copy(), task.forget
+    classes = np.unique(labels[np.concatenate([forget, task.retain])])
+    if len(classes) == 1:  # there is no other one left to draw
+        classes = np.arange(task.num_classes)
+    places, count = np.searchsorted(classes, labels[forget]), len(classes)
     if exclude_true:
         # A shift of 1 … C − 1 reaches each of the other classes alike.
-        labels[forget] = (labels[forget] + rng.integers(1, classes, len(forget))) % classes
+        places = (places + rng.integers(1, count, len(forget))) % count
     else:
-        labels[forget] = rng.integers(0, classes, len(forget))
+        places = rng.integers(0, count, len(forget))
+    labels[forget] = classes[places]
     return labels
 
 

@@ -2,7 +2,8 @@
 
 The published code (Fan et al. 2024, https://github.com/OPTML-Group/Unlearn-Saliency) keeps of an
 original the epoch that is best on validation: `keep = "best_val"`, here on images that are not
-augmented. A fork of it chooses by the accuracy on test, which this library does not offer.
+augmented. With that alone it reads validation, images and labels, besides what the table of methods
+has. A fork of it chooses by the accuracy on test, which this library does not offer.
 """
 
 import math

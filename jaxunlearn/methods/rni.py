@@ -5,8 +5,10 @@ Seventh of the NeurIPS 2023 machine unlearning challenge
 https://arxiv.org/abs/2410.01276, and https://github.com/xcadet/deepunlearn. The head is drawn anew.
 In every epoch on the retain set but the last `all_epochs`, `tensors` of the kernels and the head's
 bias, drawn anew, train, and with them all norms and other biases; `noised` of these get noise, but
-none that trained in an earlier epoch, and none in the first. Every epoch starts with a fresh
-optimizer. The defaults are the challenge's, for a large network on images of faces.
+none that trained in an earlier epoch, and none in the first. With few epochs, as in tuning, the
+first two are such even so; a network that has no more than `tensors` of these never gets noise.
+Every epoch starts with a fresh optimizer. The defaults are the challenge's, for a large network on
+images of faces.
 """
 
 import functools
@@ -31,7 +33,8 @@ DEFAULTS = {
     "lr": 0.0002,
     "last_lr": 0.001,  # of the last epoch
     "batch_size": 64,
-    "all_epochs": 4,  # in how many, the last ones, everything trains and nothing is noised
+    # In how many, the last ones after two at least, everything trains and nothing is noised.
+    "all_epochs": 4,
     "tensors": 9,
     "noised": 6,
     "sigma": 0.04,
@@ -49,7 +52,9 @@ RULES = {
 def draws(names: list[str], config: Any, seed: int) -> Iterator[tuple[list[str], list[str]]]:
     """What trains, and what of it gets noise, in each epoch that draws."""
     trained: set[str] = set()
-    for epoch in range(config.epochs - config.all_epochs):
+    # Two at least, since the first has no noise.
+    count = max(config.epochs - config.all_epochs, min(config.epochs, 2))
+    for epoch in range(count):
         rng = stage_rng("rni", seed, epoch)
         training = rng.permutation(names)[: config.tensors].tolist()
         noised = rng.permutation(training)[: config.noised].tolist() if epoch else []

@@ -3,6 +3,10 @@
 Fan et al. 2024, https://arxiv.org/abs/2310.12508 (SalUn). The code published with it first masked
 the gradient before the optimizer, so that weight decay and momentum still moved the frozen weights
 (`mask.compat`); here, and there since February 2026, a frozen weight stays bit-identical.
+
+The mask is the last link, so what a method computes of all weights together counts the frozen ones
+too: the norm that gradient_ascent, sfron and munba clip (not under `compat`, where the mask comes
+first), munba's unit norms and salun_soft's quantile.
 """
 
 import dataclasses

@@ -26,6 +26,7 @@ from jaxunlearn.training.passes import Link, Pass
 
 NEEDS = ("forget", "retain", "labels")
 COST = "E"
+FIRST = True
 DEFAULTS = {**random_label.DEFAULTS, "share": 0.5}
 TUNE = {"lr": None, "share": (0.1, 0.3, 0.5, 0.7, 0.9)}
 RULES = {**random_label.RULES, "share": rules.between(0, 1)}

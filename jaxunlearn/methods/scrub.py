@@ -29,7 +29,10 @@ from jaxunlearn.methods.task import Task
 from jaxunlearn.training.passes import Action, Ask, Batch, Pass, Restore, Save, Variables
 
 NEEDS = ("forget", "retain", "val", "labels")
-COST = "E · (1 − f) + max_epochs · f, and a third more for the teacher"
+COST = (
+    "E · (1 − f) + max_epochs · f, and a third more for the teacher; with rewind, E · f / 3 + "
+    "n_val / 3n more"
+)
 DEFAULTS = {
     "optimizer": "adam",
     "weight_decay": 0.1,

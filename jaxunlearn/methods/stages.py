@@ -43,7 +43,7 @@ def in_stages(names: tuple[str, ...], methods: Sequence[Method]) -> Method:
     for number, (name, stage) in enumerate(stages.items()):
         if stage.files:
             raise UserError(f"method={names}: {name} unlearns nothing; leave it out")
-        if number and stage.first:
+        if number and stage.first is True:
             raise UserError(_first(names, name))
 
     def passes(task: Task, settings: Any) -> Generator[Action, Any, Any]:
@@ -70,8 +70,11 @@ def in_stages(names: tuple[str, ...], methods: Sequence[Method]) -> Method:
         return claims
 
     def check(settings: Any, dataset: Dataset, policies: Collection[str]) -> None:
-        for name, stage in stages.items():
-            stage.check(_of_stage(settings, name), dataset, policies)
+        for number, (name, stage) in enumerate(stages.items()):
+            own = _of_stage(settings, name)
+            if number and callable(stage.first) and stage.first(own):
+                raise UserError(_first(names, name))
+            stage.check(own, dataset, policies)
 
     shared = {name: value for name, value in methods[-1].defaults.items() if name in SHARED}
     sections = {

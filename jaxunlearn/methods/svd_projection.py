@@ -29,7 +29,10 @@ from jaxunlearn.training.passes import Batch, Replace, Variables
 
 NEEDS = ("forget", "retain", "labels")
 REQUESTS = ("class",)
-COST = "samples / n for each of retain and forget, and a decomposition for each layer"
+COST = (
+    "samples / 3n for each of retain and forget, products of each layer's inputs (of a 3 × 3 "
+    "convolution about nine times its forward pass), and a decomposition for each layer"
+)
 TUNE = {"alpha_retain": (10.0, 100.0, 1000.0), "alpha_forget": (3.0, 10.0, 30.0)}
 DEFAULTS = {
     "alpha_retain": 1000.0,

@@ -53,7 +53,7 @@ class Task:
         return num_logits(self.bench.setup.model, self.original, image)
 
     def fresh(self) -> Variables:
-        """Freshly initialised variables, those that the original started from.
+        """Freshly initialised variables, those that an original of this seed started from.
 
         Raises:
           UserError: the model has none, as a module that has its parameters.

@@ -22,7 +22,7 @@ import optax
 
 from jaxunlearn import rules
 from jaxunlearn.keys import stage_rng
-from jaxunlearn.methods import pixels
+from jaxunlearn.methods import mixing, pixels
 from jaxunlearn.methods.task import Task
 from jaxunlearn.training.passes import (
     FRESH_OPTIMIZER,
@@ -64,7 +64,7 @@ RULES = {
     "noise_steps": rules.whole(0),
     "noise_lr": rules.above(0),
 }
-check = pixels.check
+check = mixing.refused("unsir trains on images of its own")
 
 
 def noise_gradient(variables: Variables, batch: Batch, context: Any) -> jax.Array:
