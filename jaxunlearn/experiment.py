@@ -12,7 +12,7 @@ from rich.text import Text
 from jaxunlearn import compiled, metrics, processes, tune, watch, workdir
 from jaxunlearn.data import forget
 from jaxunlearn.data.dataset import SETS
-from jaxunlearn.errors import unknown
+from jaxunlearn.errors import Diverged, unknown
 from jaxunlearn.metrics import drift, results, unlearning
 from jaxunlearn.metrics.predictions import apart
 from jaxunlearn.models.model import Model
@@ -38,7 +38,8 @@ def run(
       model: in place of the one that `config.model` names.
 
     Raises:
-      UserError: the config, the data or the folder is invalid; or training diverged.
+      UserError: the config, the data or the folder is invalid; or the original, retrained or every
+        method diverged. Of several methods one that does is left out, which a note tells.
     """
     ready = Prepared(config, folder, console, model)
     processes.from_first(ready.claim)
@@ -114,31 +115,50 @@ def _run_one(one: Experiment, trainer: Trainer, folder: Path) -> results.Report:
     one, tuned = tune.choose(one, trainer)
     config, machine = one.cell.config, trainer.programs.describe()
     judged: dict[str, list[results.Judged]] = {}
+    lost: dict[str, Diverged] = {}
     if processes.is_first():
         workdir.write_split(folder, one.split)
     for seed in config.seeds:
         made: dict[str, Trained] = {}
         for name, recipe in one.recipes(seed).items():
-            trained = made[name] = trainer.obtain(recipe)
+            if name in lost:
+                continue
+            try:
+                trained = made[name] = trainer.obtain(recipe)
+            except Diverged as error:
+                # Of many methods one that diverges is left out; cells and requests build on each.
+                if name not in config.methods or one.cell.point:
+                    raise
+                trainer.console.print(str(error), highlight=False, markup=False)
+                lost[name] = error
+                continue
             if processes.is_first():
                 if name in config.methods:
                     workdir.link_model(trained.path, folder, f"{name}-seed{seed}")
                 judged.setdefault(name, []).append(_judge(one, name, seed, trained, folder))
         if one.request and processes.is_first():
             _add_drift(one, made, {name: models[-1] for name, models in judged.items()})
+    if lost and len(lost) == len(config.methods):
+        raise next(iter(lost.values()))
     if tuned and processes.is_first():
         tune.write(one, tuned, trainer, folder)
         machine |= {"tuning": {name: found.spent for name, found in tuned.items()}}
-    return processes.from_first(lambda: _report(one, machine, judged, folder))
+    notes = [f"{name} is left out, as it diverged: {error}." for name, error in lost.items()]
+    whole = {name: models for name, models in judged.items() if name not in lost}
+    return processes.from_first(lambda: _report(one, machine, whole, notes, folder))
 
 
 def _report(
-    one: Experiment, machine: dict[str, Any], judged: dict[str, list[results.Judged]], folder: Path
+    one: Experiment,
+    machine: dict[str, Any],
+    judged: dict[str, list[results.Judged]],
+    notes: list[str],
+    folder: Path,
 ) -> results.Report:
     """What the models' values give, written to the folder."""
     header = _describe(one, machine)
     found = {name: [model.values for model in models] for name, models in judged.items()}
-    notes = [*results.made_elsewhere(found, header), *results.stopped(found)]
+    notes = [*notes, *results.made_elsewhere(found, header), *results.stopped(found)]
     header["notes"] = [*header["notes"], *notes]
     report = results.assemble(
         header,
@@ -148,7 +168,8 @@ def _report(
         malignant_rule=one.cell.config.eval.malignant_rule,
     )
     config = one.cell.config
-    workdir.write_changed(folder, config.methods, config.seeds, one.dataset.class_names)
+    methods = [name for name in judged if name in config.methods]
+    workdir.write_changed(folder, methods, config.seeds, one.dataset)
     workdir.write_report(report, folder)
     return report
 

@@ -62,9 +62,18 @@ def local(path: str | os.PathLike, what: str) -> Path:
 
 def temporary(path: Path, suffix: str = "") -> Path:
     """A name beside `path` to write it under, for `sweep` to know."""
-    host = socket.gethostname()[:60]
     # As long as any name that a file system takes, whatever the path's own.
-    return path.with_name(f".{path.name[:100]}.tmp-{host}-{os.getpid()}-{uuid.uuid4().hex}{suffix}")
+    return path.with_name(
+        f".{path.name[:100]}.tmp-{host()}-{os.getpid()}-{uuid.uuid4().hex}{suffix}"
+    )
+
+
+def host() -> str:
+    """Names what process numbers are of: the machine, and in a container the container."""
+    namespace = ""
+    with contextlib.suppress(OSError):
+        namespace = f"-{os.stat('/proc/self/ns/pid').st_ino}"
+    return socket.gethostname()[: 60 - len(namespace)] + namespace
 
 
 @contextlib.contextmanager
@@ -122,9 +131,9 @@ def sweep(folder: Path) -> None:
                 discard(path)
 
 
-def _is_dead(path: Path, host: str, pid: int) -> bool:
+def _is_dead(path: Path, where: str, pid: int) -> bool:
     """Whether the process that writes a file is gone; of another machine's, whether it must be."""
-    if host != socket.gethostname()[:60]:
+    if where != host():
         with contextlib.suppress(OSError):
             return time.time() - path.lstat().st_mtime > ABANDONED
         return False

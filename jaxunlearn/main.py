@@ -4,7 +4,9 @@ It is kept short: flags and one call. `jaxunlearn.experiment.run` is what notebo
 """
 
 import contextlib
+import inspect
 import os
+import re
 import signal
 import sys
 import threading
@@ -38,10 +40,16 @@ from absl import app, flags  # noqa: E402
 from ml_collections import ConfigDict, config_flags  # noqa: E402
 
 from jaxunlearn import processes  # noqa: E402
-from jaxunlearn.errors import Stopped, UserError, one_line, shown  # noqa: E402
+from jaxunlearn.errors import Stopped, UserError, near, one_line, shown, unknown  # noqa: E402
 
 WORKDIR = flags.DEFINE_string(
     "workdir", "", "Where results go; default: runs/NAME, NAME the config's."
+)
+# As a flag does, where --workdir is given without a value and takes the next argument for it.
+flags.register_validator(
+    "workdir",
+    lambda folder: not folder.startswith("-"),
+    "a folder must not start with -; give --workdir=FOLDER",
 )
 flags.DEFINE_string(
     "config",
@@ -60,6 +68,12 @@ COORDINATOR = flags.DEFINE_string(
 )
 PROCESSES = flags.DEFINE_integer("processes", 0, "How many there are; with --coordinator.")
 PROCESS = flags.DEFINE_integer("process", -1, "Which one this is, from 0; with --coordinator.")
+# What a flag's value must be, by its type, where absl has no words for it.
+ALLOWED = {
+    "bool": "true or false",
+    "tuple": "values with commas between them, texts in quotes and every bracket closed, such as "
+    "1,2 or ('P17','P42')",
+}
 
 
 def main(argv: list[str]) -> None:
@@ -139,7 +153,10 @@ def parse(argv: list[str]) -> list[str]:
     """Parses the flags; what a user can get wrong in them is one line too."""
     argv = [argv[0], "--verbosity=-3", *argv[1:]]  # the rest is storage details, a page per model
     if "--help" in argv:
-        return app.parse_flags_with_usage(argv)
+        app.usage(shorthelp=True, writeto_stdout=True)
+        print("\nThe config's fields are explained in docs/configs.md and jaxunlearn/config.py.")
+        sys.exit()
+    config = None
     try:
         argv = flags.FLAGS.read_flags_from_files(argv, force_gnu=False)
         given, argv = _without_config(argv)
@@ -151,10 +168,37 @@ def parse(argv: list[str]) -> list[str]:
         rest = flags.FLAGS(argv)
         _ = flags.FLAGS.config.name
         return rest
-    except (KeyError, AttributeError) as error:
-        fail(f"a flag sets a field that the config has not: {one_line(error)}")
-    except (flags.Error, ValueError, TypeError, OSError) as error:
-        fail(f"the flags are not understood: {one_line(error)}")
+    except (flags.Error, LookupError, AttributeError, ValueError, TypeError, OSError) as error:
+        message = _unknown_field(argv, config) or _wrong_value(error)
+        fail(message or f"the flags are not understood: {one_line(error)}")
+
+
+def _unknown_field(argv: list[str], config: ConfigDict | None) -> str:
+    """Which flag sets a field that the config has not, and those that it has; "" if none does."""
+    for argument in argv if config is not None else ():
+        # methods['NAME'] is a field too.
+        name, *path = re.findall(r"[^.\[\]'\"]+", argument.partition("=")[0]) or [""]
+        where, section = "config", config
+        for field in path if name in ("--config", "-config") else ():
+            if not isinstance(section, ConfigDict):
+                return f"{argument}: {where} is a value, without fields; give --{where}=VALUE"
+            if field not in section:
+                new = "; a new one needs a config file" if where == "config.methods" else ""
+                return f"{argument}: {unknown(f'field of {where}', field, section)}{new}"
+            where, section = f"{where}.{field}", section[field]
+    return ""
+
+
+def _wrong_value(error: Exception) -> str:
+    """Which flag has a value that cannot be read, and what it must be; "" if another error."""
+    given = str(error).removeprefix("flag --").removesuffix(f": {error.__context__}")
+    name, _, value = given.partition("=")
+    if not isinstance(error, flags.IllegalFlagValueError) or error.__context__ is None:
+        return ""
+    parser = flags.FLAGS[name].parser
+    section = f"set field by field, such as --{name}.FIELD=VALUE"
+    allowed = parser.syntactic_help or ALLOWED.get(parser.flag_type(), section)
+    return f"--{name} must be {allowed}, got {shown(value)}"
 
 
 def _without_config(argv: list[str]) -> tuple[str, list[str]]:
@@ -182,6 +226,12 @@ def load_config(given: str) -> ConfigDict:
     get_config = getattr(module, "get_config", None)
     if not callable(get_config):
         fail(f"the config file {path} has no function get_config()")
+    try:
+        inspect.signature(get_config).bind(*argument)
+    except TypeError:
+        if argument:
+            fail(f"--config={given}: its get_config() takes no argument; give --config={path}")
+        fail(f"--config={given}: its get_config() needs an argument; give --config={path}:ARGUMENT")
     config = _users_own(path, lambda: get_config(*argument))
     if config is None:
         fail(f"get_config() of {path} returned None; end it with `return config`")
@@ -219,11 +269,27 @@ def _find_config(given: str) -> tuple[Path, list[str]]:
             return installed, argument
         path, colon, more = path.rpartition(":")  # a path may have colons of its own
         if not colon:
-            path = given.partition(":")[0]
-            kind = "is no file" if os.path.exists(path) else "does not exist"
-            fail(f"the config file {path} {kind}; give one such as --config=configs/quickstart.py")
+            fail(_no_config(Path(given.partition(":")[0])))
         argument = [":".join([more, *argument])]
     return Path(path), argument
+
+
+def _no_config(path: Path) -> str:
+    """Where a config file was looked for, and what is there in its place."""
+    if path.exists():
+        return f"the config file {path} is no file; give one such as --config=configs/quickstart.py"
+    folders = [path.absolute().parent]
+    if path.parts[:-1] == ("configs",):
+        folders.append(Path(__file__).parent / "configs")
+    there = [folder for folder in folders if folder.is_dir()]
+    if not there:
+        return (
+            f"the config file {path} does not exist: there is no folder {folders[0]}; give the "
+            f"file's whole path, or start where {path.parent} is"
+        )
+    advice = near(path.name, {file.name for folder in there for file in folder.glob("*.py")})
+    advice = advice or "; give one such as --config=configs/quickstart.py"
+    return f"the config file {path} does not exist in {' or '.join(map(str, there))}{advice}"
 
 
 def no_more(argv: list[str]) -> None:

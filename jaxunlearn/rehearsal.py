@@ -19,6 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxunlearn import compiled, devices, estimate, tune
+from jaxunlearn.data.forget import reads
+from jaxunlearn.errors import shown
 from jaxunlearn.plan import Experiment
 from jaxunlearn.prepared import Prepared
 from jaxunlearn.trained import Recipe
@@ -81,7 +83,10 @@ def rehearse(config: ConfigDict, folder: str | Path, console: Console | None = N
             )
     ready.console.print(table)
     device = devices.describe(ready.programs.mesh)["device"]
-    ready.say(f"In all about {_duration(total)} on {device}. Nothing was trained or written.")
+    ready.say(
+        f"In all about {_duration(total)} on {device}, as busy as it is just now. "
+        "Nothing was trained or written."
+    )
 
 
 def _request(one: Experiment) -> list[str]:
@@ -94,9 +99,18 @@ def _request(one: Experiment) -> list[str]:
     ]
     counts = f"{len(forget)} of {len(there)} training images to forget"
     return [
+        _asked(one.cell.config.forget),
         f"{one.dataset.name}: {counts}: {', '.join(of_class)}.",
         *(f"Note: {note}" for note in one.notes),
     ]
+
+
+def _asked(request: ConfigDict) -> str:
+    """The request as the config has it, in a line; what reads a seed is random."""
+    settings = reads(request)
+    given = ", ".join(f"{field}={shown(request[field])}" for field in settings)
+    random = ", random" if "seed" in settings else ""
+    return f"Request: forget.kind={request.kind!r}{random}: {given}."
 
 
 def _cost(recipe: Recipe, recipes: dict[str, Recipe]) -> estimate.Cost:

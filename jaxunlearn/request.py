@@ -6,11 +6,14 @@ are given into a folder and run an experiment on it, as the command line does.
 
 import contextlib
 import dataclasses
+import functools
+import hashlib
+import os
 import shutil
 import sys
 import tempfile
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -84,7 +87,7 @@ class Result:
         with files.whole(target) as name:
             left_out = shutil.ignore_patterns("models", "given")
             shutil.copytree(self.folder, name, ignore=left_out)
-            _write_variables(name / "variables.msgpack", self.variables)
+            _dump(self.variables, name / "variables.msgpack")
         return target
 
 
@@ -133,7 +136,8 @@ def unlearn(
       augment: see `config.augment`.
       watch: settings of `config.watch`, such as `{"every": 1}`; None: the method is not watched.
       seed: of the method.
-      folder: where files go, and are found again by the same call; None: into a temporary folder.
+      folder: where files go, and models are found again by later calls, the results of each in a
+        folder of its own (`Result.folder`); None: into a temporary folder.
       console: where progress and the table are printed; the standard output if None.
       **settings: of the method, such as `epochs=5`.
 
@@ -235,18 +239,18 @@ def _run(
         if folder is None:
             folder = tempfile.mkdtemp(prefix="jaxunlearn-")
             done.callback(shutil.rmtree, folder, ignore_errors=True)
-        root = files.local(folder, "folder").absolute() / "run"
-        inputs = root.parent / "given"
+        home = files.local(folder, "folder").absolute()
+        inputs = home / "given"
         inputs.mkdir(parents=True, exist_ok=True)
 
-        config.data.name, config.data.path = "npz", _data_path(data, inputs / "data.npz")
+        config.data.name, config.data.path = "npz", _data_path(data, inputs)
         config.data.malignant = config.data.malignant or getattr(data, "malignant", ())
-        config_lib.change(config.forget, _request(forget, inputs / "forget.npy"), "forget")
-        paths = {}
-        for each, variables in brought.items():
-            if variables is not None:
-                paths[each] = str(inputs / f"{each}.msgpack")
-                _write_variables(Path(paths[each]), variables)
+        config_lib.change(config.forget, _request(forget, inputs), "forget")
+        paths = {
+            each: _given(inputs, f"{each}.msgpack", functools.partial(_dump, variables))
+            for each, variables in brought.items()
+            if variables is not None
+        }
         config.original.path = paths["original"]
         if "retrained" in paths:
             config.retrained, config.retrained_path = True, paths["retrained"]
@@ -255,6 +259,9 @@ def _run(
             config.methods = config_lib.methods(**{JUDGED: entry})
         if isinstance(model, str):
             config.model.name = model
+        # Calls that differ share the folder's models, and have results of their own.
+        digest = hashlib.sha256(repr(config_lib.plain(config).to_dict()).encode()).hexdigest()
+        root = home / f"run-{digest[:16]}"
         chosen = None if isinstance(model, str) else _model(model)
         report = cast(results.Report, experiment.run(config, root, console, chosen))  # no grid
 
@@ -269,7 +276,19 @@ def _run(
         return result
 
 
-def _data_path(data: Any, path: Path) -> str:
+def _given(folder: Path, name: str, write: Callable[[Path], object]) -> str:
+    """The path of an input that is written there, under a name that tells its content."""
+    path = files.temporary(folder / name, Path(name).suffix)
+    try:
+        write(path)
+        digest = files.sha256(path)[:16]
+        os.replace(path, target := folder / f"{Path(name).stem}-{digest}{path.suffix}")
+    finally:
+        files.discard(path)
+    return str(target)
+
+
+def _data_path(data: Any, folder: Path) -> str:
     """The path of the data; what is in memory is written."""
     if isinstance(data, str | Path):
         return str(Path(data).absolute())
@@ -277,8 +296,9 @@ def _data_path(data: Any, path: Path) -> str:
         data = _arrays(data)
     if not isinstance(data, Mapping):
         raise UserError(f"data must be a path, a dict of arrays or a Dataset, got {shown(data)}")
-    files.write_npz(path, {name: _array(name, array) for name, array in data.items()})
-    return str(path)
+    arrays = {"name": np.asarray("data")}
+    arrays |= {name: _array(name, array) for name, array in data.items()}
+    return _given(folder, "data.npz", lambda path: np.savez(path, **arrays))  # type: ignore[arg-type]
 
 
 def _array(name: str, value: Any) -> np.ndarray:
@@ -291,7 +311,10 @@ def _array(name: str, value: Any) -> np.ndarray:
 
 def _arrays(dataset: Dataset) -> dict[str, Any]:
     """A data set by the names of MedMNIST's layout."""
-    arrays: dict[str, Any] = {"class_names": np.array(dataset.class_names)}
+    about = ("name", "class_names", "licence", "synthetic", "caution")
+    arrays: dict[str, Any] = {
+        field: np.array(value) for field in about if (value := getattr(dataset, field))
+    }
     for which in SETS:
         examples = getattr(dataset, which)
         arrays |= {f"{which}_images": examples.images, f"{which}_labels": examples.labels}
@@ -300,15 +323,20 @@ def _arrays(dataset: Dataset) -> dict[str, Any]:
     return arrays
 
 
-def _request(forget: Any, path: Path) -> Mapping[str, Any]:
+def _request(forget: Any, folder: Path) -> Mapping[str, Any]:
     """Fields of `config.forget`; indices are written."""
     if isinstance(forget, Mapping):
         return forget
     if isinstance(forget, float):
         return {"kind": "fraction", "fraction": forget}
-    with files.whole(path, ".npy") as name:
-        np.save(name, _array("forget", forget))
-    return {"kind": "indices", "path": str(path)}
+    indices = _array("forget", forget)
+    if indices.ndim != 1 or not indices.size:
+        raise UserError(
+            f"forget is {shown(forget)}; give training indices in a list, a share such as 0.1, or "
+            "fields of config.forget in a dict"
+        )
+    path = _given(folder, "forget.npy", lambda path: np.save(path, indices))
+    return {"kind": "indices", "path": path}
 
 
 def _home(value: Any) -> Any:
@@ -352,11 +380,10 @@ def _like(made: Any, given: Any) -> Any:
     return home.with_variables(given, new) if home else new
 
 
-def _write_variables(path: Path, variables: Any) -> None:
+def _dump(variables: Any, path: Path) -> None:
     """Writes a model's variables in Flax's own format."""
     state = serialization.to_state_dict(jax.device_get(_tree(variables)))
-    with files.whole(path, path.suffix) as name:
-        name.write_bytes(serialization.msgpack_serialize(state))
+    path.write_bytes(serialization.msgpack_serialize(state))
 
 
 def _as_given(new: Any, old: Any) -> np.ndarray:

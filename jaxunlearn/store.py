@@ -288,7 +288,7 @@ class Checkpoints:
     def flush(self) -> None:
         """Keeps the last point, if it is not in the store yet."""
         while self._last:
-            point = self._last.pop()
+            point = self._last[-1]
             meta: dict[str, Any] = {
                 "done": point.done,
                 "history": point.history,
@@ -301,6 +301,7 @@ class Checkpoints:
                 trees["saved"] = point.saved
             name = f"{self.key}{POINT}{len(point.history):06d}"
             self.store.put(name, meta=meta, trees=trees)
+            self._last.clear()  # now: whoever is stopped while it is written tries again
             self.store.remove(f"{self.key}{POINT}*", before=name)
 
     def latest(self) -> Point | None:

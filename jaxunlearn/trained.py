@@ -30,7 +30,7 @@ from jaxunlearn.training.step import Bench, Setup, fresh
 from jaxunlearn.training.sweep import predict
 
 # What makes a model whatever its architecture and method; all that these import counts too.
-MAKING = ("jaxunlearn.training.loop", "jaxunlearn.training.sweep", "jaxunlearn.augment.policies")
+MAKING = ("jaxunlearn.training.loop", "jaxunlearn.training.sweep", "jaxunlearn.augment.build")
 
 WATCHING = ("jaxunlearn.watch",)  # and what makes one that is watched
 

@@ -7,7 +7,7 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxunlearn import files
+from jaxunlearn.data.dataset import Dataset
 from jaxunlearn.data.forget import Split
 from jaxunlearn.errors import UserError
 from jaxunlearn.files import write_npz, write_text
@@ -53,6 +54,8 @@ def claim(workdir: Path, config: ConfigDict) -> None:
             )
     with _writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
+        # What follows replaces files that they are of; they are made again from the store.
+        (workdir / "metrics.json").unlink(missing_ok=True)
         for folder in ("", "models", "predictions", "changed", "diverged"):
             files.sweep(workdir / folder)
         write_text(kept, json.dumps(mine, indent=1))
@@ -128,7 +131,7 @@ def read_predictions(workdir: Path, name: str) -> dict[str, Predictions]:
 
 
 def write_changed(
-    workdir: Path, methods: Iterable[str], seeds: Iterable[int], class_names: Sequence[str]
+    workdir: Path, methods: Iterable[str], seeds: Iterable[int], dataset: Dataset
 ) -> None:
     """Writes which test images each method's model answers otherwise than the original.
 
@@ -137,7 +140,8 @@ def write_changed(
     """
 
     def named(label: int) -> str:
-        return class_names[label] if label < len(class_names) else f"class {label}"
+        names = dataset.class_names
+        return names[label] if label < len(names) else f"class {label}"
 
     for name, seed in itertools.product(methods, seeds):
         before, after = (
@@ -146,7 +150,8 @@ def write_changed(
         rows = changed(before, after)
         columns: dict[str, Iterable[Any]] = {"index": rows}
         if before.groups is not None:
-            columns["group"] = before.groups[rows]
+            groups, names = before.groups[rows], dataset.group_names
+            columns["group"] = [names[group] for group in groups] if names else groups
         columns["label"] = [named(label) for label in before.labels[rows]]
         for when, each in (("before", before), ("after", after)):
             found = probabilities(each.logits[rows])

@@ -119,10 +119,14 @@ def test_the_summary_says_what_was_asked_of_which_model_and_what_is_not_known(fi
     assert len(set(keys)) == 4 + 2 * len(config.methods) and all(key in text for key in keys)
     start = report["models"]["original"]["per_seed"][0]["key"]
     assert f"salun (seed 0): made by salun from `{start}` with" in text
-    assert "Differences from retrained (seed 1): trained with" in text
+    fresh = "trained from fresh parameters without these images with"
+    assert f"Differences from retrained (seed 1): {fresh}" in text
+    assert f"retrain (seed 1): {fresh}" in text
+    assert "original (seed 1): trained from fresh parameters with" in text
     assert "misses" in text.split("## Checked")[1]
     unknown = text.split("## Not checked")[1]
-    assert "no method here claims one" in unknown and "there is none here" not in unknown
+    silent = "finetune, random_label, salun, salun_flip, salun_cra cannot claim one"
+    assert f"influence is gone: {silent}" in unknown and "there is none here" not in unknown
     assert all(note in text for note in report["notes"])
 
 
@@ -337,6 +341,24 @@ def test_training_that_diverges_says_where_and_keeps_the_last_good_parameters(co
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(saved))
     assert "diverged/original-seed0" in str(e.value)
     assert not (tmp_path / "run" / "metrics.json").exists()
+
+
+def test_of_several_methods_one_that_diverges_is_left_out(config, tmp_path):
+    config.methods = config_lib.methods(
+        finetune={"epochs": 1, "batch_size": 16, "lr": 1e9},
+        ssd={"batch_size": 16},
+    )
+    report, _ = run(config, tmp_path / "run")
+    assert set(report["models"]) == {"original", "retrained", "ssd"}
+    start = "finetune is left out, as it diverged: finetune, seed 0: "
+    assert [note for note in report["notes"] if note.startswith(start)], report["notes"]
+    assert {path.name for path in (tmp_path / "run" / "changed").iterdir()} == {
+        f"ssd-seed{seed}.csv" for seed in config.seeds
+    }
+    assert (tmp_path / "run" / "diverged" / f"finetune-seed{config.seeds[0]}").is_dir()
+    del config.methods["ssd"]
+    with pytest.raises(UserError, match=r"^finetune, seed 0: .* the last finite parameters"):
+        run(config, tmp_path / "alone")
 
 
 def test_a_method_whose_logits_are_not_finite_is_named_and_not_kept(config, tmp_path, monkeypatch):

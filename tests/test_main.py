@@ -89,21 +89,38 @@ def test_control_c_is_one_line(config_file, tmp_path):
     assert err.strip() == "jaxunlearn: interrupted; rerun the same command to resume"
 
 
+QUICKSTART = "--config=configs/quickstart.py"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "flags, message",
     [
         ([], "no config given; give one such as --config=configs/quickstart.py"),
-        (["--config=configs/nowhere.py"], "configs/nowhere.py does not exist; give one such as"),
-        (["--config=configs/quickstart.py", "--config.modle.width=3"], 'Did you mean "model"'),
-        (["--config=configs/quickstart.py", "--config.model.width=x"], "invalid literal for int"),
+        (["--config=configs/nowhere.py"], f"nowhere.py does not exist in {ROOT}/configs; give one"),
+        ([QUICKSTART, "--config.modle.width=3"], "of config 'modle': did you mean 'model'?"),
+        ([QUICKSTART, "--config.model.width.x=3"], "config.model.width is a value, without fields"),
+        ([QUICKSTART, "--config.model.width=x"], "--config.model.width must be an integer, got"),
         (
-            ["--config=configs/quickstart.py", "--config.methods.neggrad.lr=1"],
-            "a flag sets a field that the config has not: neggrad",
+            [QUICKSTART, "--config.methods.neggrad.lr=1"],
+            "--config.methods.neggrad.lr=1: unknown field of config.methods 'neggrad': allowed: "
+            "finetune, random_label, salun, salun_cra; a new one needs a config file",
+        ),
+        ([QUICKSTART, "--config.methods['neggrad'].lr=1"], "field of config.methods 'neggrad'"),
+        (
+            [QUICKSTART, "--config.methods=finetune"],
+            "set field by field, such as --config.methods.FIELD=VALUE, got 'finetune'",
+        ),
+        ([QUICKSTART, "--config.retrained=no"], "--config.retrained must be true or false, got"),
+        ([QUICKSTART, "--dry_run=yes"], "--dry_run must be true or false, got 'yes'"),
+        (
+            [QUICKSTART, "--config.requests=({'groups': (1,)"],
+            "--config.requests must be values with commas between them, texts in quotes and every "
+            "bracket closed, such as 1,2 or ('P17','P42'), got \"({'groups': (1,)\"",
         ),
         (["--confg=configs/quickstart.py"], "Did you mean: config"),
-        (["--config=configs/quickstart.py", "seeds=3"], "unexpected argument 'seeds=3'"),
-        (["--config=configs/quickstart.py", "--config.model.width=0"], "1 or more, got 0"),
+        ([QUICKSTART, "seeds=3"], "unexpected argument 'seeds=3'"),
+        ([QUICKSTART, "--config.model.width=0"], "1 or more, got 0"),
         (
             ["--config=configs/breastmnist_salun_cra.py", "--config.data.path=/nowhere.npz"],
             "/nowhere.npz",
@@ -116,6 +133,48 @@ def test_what_a_user_gets_wrong_is_one_line_and_exit_code_2(tmp_path, flags, mes
     assert err.startswith("jaxunlearn: ") and message in err
     assert len(err.strip().splitlines()) == 1 and out == ""
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("module", ["jaxunlearn.main", "jaxunlearn.pool"])
+def test_a_flag_is_no_folder_of_results(tmp_path, module):
+    config = tmp_path / "config.py"
+    config.write_text(
+        "from ml_collections import ConfigDict\n"
+        "def get_config():\n"
+        "    return ConfigDict({'name': 'x'})\n"
+    )
+    given = [f"--config={config}"] if module == "jaxunlearn.main" else ["a", "b"]
+    code, out, err = finish(*given, "--workdir", "--dry_run", module=module, cwd=tmp_path)
+    assert code == 2 and out == "" and len(err.splitlines()) == 1
+    assert "--workdir=--dry_run: a folder must not start with -; give --workdir=FOLDER" in err
+    assert list(tmp_path.iterdir()) == [config]
+
+
+def test_help_ends_with_where_fields_are_explained():
+    code, out, err = finish("--help")
+    assert code == 0 and err == "" and "--workdir" in out
+    assert "docs/configs.md and jaxunlearn/config.py" in out.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ("configs/quickstrat.py", "in {}/configs; did you mean 'quickstart.py'?"),
+        ("configs/other.py", "in {}/configs; give one such as --config=configs/quickstart.py"),
+        ("config/quickstart.py", "there is no folder {}/config; give the file's whole path"),
+        ("configs", "configs is no file"),
+        ("configs/quickstart.py:0.5", "takes no argument; give --config=configs/quickstart.py"),
+        ("configs/needs.py", "needs an argument; give --config=configs/needs.py:ARGUMENT"),
+    ],
+)
+def test_a_config_that_cannot_be_had(given, message, tmp_path, monkeypatch, capsys):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "quickstart.py").write_text("def get_config(): pass")
+    (tmp_path / "configs" / "needs.py").write_text("def get_config(share): pass")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        main.load_config(given)
+    assert message.format(tmp_path) in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(

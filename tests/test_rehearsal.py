@@ -7,6 +7,7 @@ import pytest
 import toy
 from rich.console import Console
 
+from jaxunlearn import config as config_lib
 from jaxunlearn import devices, experiment, rehearsal
 from jaxunlearn.errors import UserError
 from jaxunlearn.rehearsal import rehearse
@@ -24,6 +25,7 @@ def test_it_tells_the_request_and_the_models_and_does_nothing(tmp_path):
     before = sorted(tmp_path.rglob("*"))
     text = printed(config, tmp_path / "run")
     assert sorted(tmp_path.rglob("*")) == before
+    assert re.search(r"^Request: forget\.kind='\w+'", text, re.M)
     counts = re.search(r"data: (\d+) of 48 training images to forget: (\d+) of (\d+) 0", text)
     forgotten, of_first, first = map(int, counts.groups())
     assert 0 < of_first < forgotten < 48 and first < 48
@@ -31,11 +33,26 @@ def test_it_tells_the_request_and_the_models_and_does_nothing(tmp_path):
     assert [row[0] for row in rows] == ["original", "retrained", "finetune"]
     # 3 batches of 16 hold 48 images; then 92 predictions in batches of the training's size.
     assert all(int(row[1].replace(",", "")) > 92 for row in rows)
-    assert re.search(r"In all about \d+ seconds on .*cpu.*\. Nothing was trained", text)
+    assert re.search(r"about \d+ seconds on .*cpu.*, as busy as it is just now\. Nothing was", text)
 
     report = experiment.run(config, tmp_path / "run", Console(file=io.StringIO()))
     assert report["split"]["forget"] == forgotten
     assert printed(config, tmp_path / "run").count("in the store") == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({}, "'fraction', random: fraction=0.2, balanced=True, seed=0."),
+        ({"kind": "groups"}, "'groups', random: groups=(), fraction=0.2, seed=0."),
+        ({"kind": "groups", "groups": (2, 5)}, "'groups': groups=(2, 5)."),
+        ({"kind": "class", "classes": (1,)}, "'class': classes=(1,)."),
+    ],
+)
+def test_it_tells_what_was_asked_for(changes, line):
+    request = config_lib.default().forget
+    request.update(changes)
+    assert rehearsal._asked(request) == f"Request: forget.kind={line}"
 
 
 def test_it_tells_how_large_a_batch_has_room(tmp_path, monkeypatch):

@@ -19,7 +19,10 @@ from rich.console import Console
 from jaxunlearn import evaluate, experiment, unlearn
 from jaxunlearn.data.npz import load
 from jaxunlearn.errors import UserError
+from jaxunlearn.models import architecture
 from jaxunlearn.models import nnx as nnx_lib
+from jaxunlearn.models.build import as_model
+from jaxunlearn.models.model import Model
 from jaxunlearn.store import load_tree
 
 SETTINGS = {"epochs": 1, "batch_size": 16, "lr": 0.05}
@@ -316,6 +319,85 @@ def test_a_second_call_finds_what_the_first_has_made(data, given, tmp_path):
     console = Console(file=text)
     unlearn(given[0], other, *args[2:], folder=tmp_path / "kept", console=console, **SETTINGS)
     assert "in the store" not in text.getvalue()[len(before) :]
+
+
+def test_calls_that_share_a_folder_keep_their_results_apart(data, given, tmp_path):
+    text = io.StringIO()
+    settings = {"method": "finetune", "folder": tmp_path, "console": Console(file=text), **SETTINGS}
+    first = unlearn(*given, arrays_of(data), [1, 2], **settings)
+    written = (first.folder / "metrics.json").read_bytes()
+    with pytest.raises(UserError, match="the index 99999 is not in train"):
+        unlearn(*given, arrays_of(data), [99999], **settings)
+    second = unlearn(*given, arrays_of(data), [3, 4], **settings)
+    assert (first.folder / "metrics.json").read_bytes() == written
+    assert first.results["dataset"]["name"] == "data"
+    for done, expected in ((first, [1, 2]), (second, [3, 4])):
+        with np.load(done.folder / "split.npz") as split:
+            assert split["forget"].tolist() == expected
+    text.truncate(0)
+    again = unlearn(*given, arrays_of(data), [1, 2], **settings)
+    assert again.folder == first.folder and again.results == first.results
+    assert "finetune: in the store" in text.getvalue()
+
+
+def test_what_is_known_of_the_data_is_told_of_a_dataset_too(data, given):
+    known = dataclasses.replace(
+        load(toy.config.ConfigDict({"path": data})),
+        name="toy (synthetic)",
+        licence="CC0",
+        synthetic=True,
+    )
+    found = unlearn(*given, known, [1, 2], "finetune", console=quiet(), **SETTINGS).results
+    told = {name: found["dataset"][name] for name in ("name", "licence", "synthetic")}
+    assert told == {"name": "toy (synthetic)", "licence": "CC0", "synthetic": True}
+
+
+class Scaled(nn.Module):
+    """A constant within a function that is compiled by itself."""
+
+    scale: float
+
+    @nn.compact
+    def __call__(self, x):
+        scale = jnp.full((1, 2), self.scale)
+        return jax.jit(lambda logits: logits * scale)(nn.Dense(2)(x.reshape(len(x), -1)))
+
+
+def bent(slope):
+    """A function that is the identity, with another gradient."""
+    same = jax.custom_vjp(lambda logits: logits)
+    same.defvjp(lambda logits: (logits, None), lambda _, pull: (pull * slope,))
+    return same
+
+
+def test_models_at_hand_are_known_by_all_that_they_compute():
+    def linear(constant=None, slope=1.0, features=None):
+        def init(key, images):
+            return {"params": {"w": jnp.zeros((64, 2))}}
+
+        def apply(variables, images, train, key):
+            logits = images.reshape(len(images), -1) @ variables["params"]["w"]
+            if constant is not None:
+                logits = jax.jit(lambda logits: logits + constant)(logits)
+            return bent(slope)(logits), {}
+
+        return Model(init, apply, features)
+
+    def seen(scale):
+        return lambda variables, images: images.reshape(len(images), -1) * scale
+
+    def key(model):
+        return architecture.given(model, (8, 8, 1), 2).fields["computes"]
+
+    ones = np.ones((1, 2), np.float32)
+    models = [
+        *(linear(), linear(ones), linear(2 * ones), linear(slope=2.0)),
+        *(linear(features=seen(1.0)), linear(features=seen(2.0))),
+        *(as_model(Scaled(scale)) for scale in (1.0, 2.0)),
+    ]
+    keys = [key(model) for model in models]
+    assert len(set(keys)) == len(keys)
+    assert key(linear(1 * ones)) == keys[1] and key(as_model(Scaled(1.0))) == keys[-2]
 
 
 def test_it_runs_within_an_event_loop_as_in_a_notebook(data, given):

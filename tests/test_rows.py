@@ -92,6 +92,38 @@ def test_without_a_column_set_all_rows_are_of_train(write):
     assert set(table.column("patient")["test"]) == {""}
 
 
+def test_the_case_of_index_and_set_is_free(write):
+    lines = ["Index,SET,Patient", "0,train,A", "5,test,A", "1,train,B"]
+    for wrong in (lines, [lines[0].replace("SET", "Split"), *lines[1:]]):
+        with pytest.raises(UserError, match="index '5' is not in test"):
+            rows.read(write(wrong), "path", dataset())
+    lines[2] = "2,test,A"
+    table = rows.read(write(lines), "path", dataset())
+    assert table.columns == ("Patient",)
+    assert table.column("Patient")["train"].tolist() == ["A", "B", "", "", "", ""]
+    assert table.column("Patient")["test"].tolist() == ["", "", "A"]
+
+
+@pytest.mark.parametrize("words", ["train,test", "Train,", "training,Validation"])
+def test_a_column_of_sets_under_another_name_is_refused(write, words):
+    first, second = words.split(",")
+    lines = ["index,fold,patient", f"0,{first},A", f"0,{second},B"]
+    with pytest.raises(UserError, match="its column 'fold' looks like it; name it 'set'"):
+        rows.read(write(lines), "path", dataset())
+    lines = ["index,set,fold,patient", f"0,train,{first},A", f"0,test,{second},B"]
+    assert rows.read(write(lines), "path", dataset()).columns == ("fold", "patient")
+    others = ["index,fold,patient", f"0,{first},A", "1,3,B"]
+    assert rows.read(write(others), "path", dataset()).columns == ("fold", "patient")
+
+
+def test_several_ids_in_one_text_are_told_how_to_be_given(write):
+    for given in ("P17,P42", "P17, P42"):
+        with pytest.raises(UserError, match=r"--config.forget.ids=\"\('P17', 'P42'\)\"$"):
+            forget.resolve(request(write(), "patient", given), dataset())
+    with pytest.raises(UserError, match="did you mean"):
+        forget.resolve(request(write(), "patient", "P17,P99"), dataset())
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
@@ -167,6 +199,26 @@ def test_groups_that_are_numbers_stay_and_sets_may_have_none(tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             by_groups(tmp_path, wrong)
+
+
+def test_padded_numbers_are_numbers_and_texts_are_named_by_their_table(tmp_path):
+    def lines(name):
+        return ["index,patient", *(f"{i},{name(i // 8)}" for i in range(48))]
+
+    found = by_groups(tmp_path, lines(lambda patient: f"{patient + 5:03}"))
+    assert sorted(set(found.train.groups.tolist())) == [5, 6, 7, 8, 9, 10]
+    asked = config.default().forget
+    asked.kind, asked.groups = "groups", (7,)
+    split, _ = forget.resolve(asked, found)
+    assert split.forget.tolist() == list(range(16, 24))  # patient "007"
+    # "7" and "07" are two patients, so that none is number 7.
+    for name in (lambda patient: "0" * patient + "7", lambda patient: f"P{patient}"):
+        found = by_groups(tmp_path, lines(name))
+        assert [found.group_names[i] for i in found.train.groups[::8]] == list(map(name, range(6)))
+        with pytest.raises(UserError, match=r"texts, such as '.*'; name them by forget.kind='tabl"):
+            forget.resolve(asked, found)
+    asked.groups = ()
+    assert len(forget.resolve(asked, found)[0].forget)  # random ones need no names
 
 
 def test_dermamnist_warns_unless_its_lesions_are_given(tmp_path):

@@ -13,7 +13,7 @@ import pytest
 from process import environment
 
 from jaxunlearn import files, locks, store, workdir
-from jaxunlearn.errors import UserError
+from jaxunlearn.errors import Stopped, UserError
 from jaxunlearn.training import Point
 
 TREE = {"params": {"w": np.arange(6.0, dtype=np.float32).reshape(2, 3), "b": np.float32(3)}}
@@ -55,7 +55,7 @@ def test_lists_of_leaves_keep_their_order(shelf):
 def test_what_a_killed_run_left_half_written_is_removed_by_the_next(shelf):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    here, name, digits = socket.gethostname()[:60], "a" * 32, "0" * 32
+    here, name, digits = files.host(), "a" * 32, "0" * 32
     gone = [
         shelf.root / f".{name}.pass-000002.tmp-{here}-{dead.pid}-{digits}",
         shelf.root / f".{name}.tmp-elsewhere-1-{digits}",
@@ -190,6 +190,23 @@ def test_a_point_that_was_not_its_turn_is_kept_when_the_run_is_stopped(shelf):
     later = store.Checkpoints(shelf, "a" * 32, 10, [{"device": "two"}])
     assert later.latest().seconds == 2.0
     assert later.made_on == [{"device": "one"}, {"device": "two"}]
+
+
+def test_a_point_that_was_being_written_when_the_run_was_stopped_is_tried_again(shelf, monkeypatch):
+    checkpoints = store.Checkpoints(shelf, "a" * 32, 1, [])
+    put, stopped = shelf.put, []
+
+    def stop_once(*args, **kwargs):
+        if not stopped:
+            stopped.append(True)
+            raise Stopped
+        return put(*args, **kwargs)
+
+    monkeypatch.setattr(shelf, "put", stop_once)
+    with pytest.raises(Stopped):
+        checkpoints.save(Point(1, [np.arange(3.0)], [{"loss": 1.0}], 2.0, [], {}))
+    checkpoints.flush()
+    assert checkpoints.latest().seconds == 2.0
 
 
 def test_a_store_that_cannot_be_written_is_used_for_what_it_has(shelf, notices, monkeypatch):

@@ -37,6 +37,7 @@ class Dataset:
       licence: the data's licence, repeated in every result.
       synthetic: True where the images are not of patients; every output states it.
       caution: what is known of groups in several sets where the data do not say; a sentence.
+      group_names: the texts that groups number; empty where the numbers are ids themselves.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Dataset:
     licence: str = "unknown"
     synthetic: bool = False
     caution: str = ""
+    group_names: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:

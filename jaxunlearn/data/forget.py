@@ -203,6 +203,12 @@ def _groups(request: Any, dataset: Dataset) -> np.ndarray:
         )
     ids, sizes = np.unique(groups, return_counts=True)
     if len(request.groups):
+        if dataset.group_names:
+            raise UserError(
+                "forget.groups takes whole numbers, and the groups of data.groups are texts, such "
+                f"as {shown(dataset.group_names[0])}; name them by forget.kind='table' with that "
+                "file as forget.path"
+            )
         _known("groups", request.groups, ids.tolist(), "a group of a training example")
         return np.flatnonzero(np.isin(groups, list(request.groups)))
     room = round(request.fraction * len(groups))

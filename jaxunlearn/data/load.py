@@ -88,7 +88,7 @@ def load(config: Any) -> Dataset:
 
 
 def _grouped(dataset: Dataset, path: str, column: str) -> Dataset:
-    """With the groups of a table; whole numbers stay, texts are numbered in their order."""
+    """With the groups of a table; ids that are numbers stay, other texts are numbered in order."""
     texts = rows.read(path, "data.groups", dataset).column(column)
     texts = {which: each.astype(str) for which, each in texts.items() if any(each)}
     for which, each in {"train": np.full(len(dataset.train), ""), **texts}.items():
@@ -98,16 +98,19 @@ def _grouped(dataset: Dataset, path: str, column: str) -> Dataset:
                 f"have no {column}; give each a row with one, or leave all of a set out but train"
             )
     known = np.unique(np.concatenate(list(texts.values())))
-    whole = all(re.fullmatch("0|[1-9][0-9]{0,8}", text) for text in known)
+    # "007" is number 7, unless there is a "7" too.
+    numbers = all(re.fullmatch("[0-9]{1,9}", text) for text in known)
+    numbers = numbers and len(set(map(int, known))) == len(known)
 
     def with_groups(which: str) -> Examples:
         found = texts.get(which)
         if found is not None:
-            found = (found if whole else np.searchsorted(known, found)).astype(np.int32)
+            found = (found if numbers else np.searchsorted(known, found)).astype(np.int32)
         return dataclasses.replace(getattr(dataset, which), groups=found)
 
     train, val, test = map(with_groups, SETS)
-    return dataclasses.replace(dataset, train=train, val=val, test=test)
+    names = () if numbers else tuple(known.tolist())
+    return dataclasses.replace(dataset, train=train, val=val, test=test, group_names=names)
 
 
 def _binary(dataset: Dataset) -> Dataset:

@@ -183,7 +183,7 @@ def load(config: Any) -> Dataset:
         md5 = info.md5[SIZES.index(config.size)]
         url = _URL.format(f"{name}.npz")
         path = common.fetch(url, md5, config.root or "~/.medmnist", f"{name}.npz")
-    sets, class_names = npz.read(path)
+    sets, class_names, _ = npz.read(path)
     if class_names not in ((), info.class_names):
         raise UserError(
             f"{config.path}: its class_names are not those of {config.name}, so that its labels "

@@ -11,7 +11,8 @@ from jaxunlearn.data.dataset import SETS, Dataset, Examples
 from jaxunlearn.errors import UserError, shown
 
 _NEEDED = tuple(f"{name}_{kind}" for name in SETS for kind in ("images", "labels"))
-_OPTIONAL = (*(f"{name}_groups" for name in SETS), "class_names")
+_ABOUT = ("name", "licence", "synthetic", "caution")  # of `Dataset`
+_OPTIONAL = (*(f"{name}_groups" for name in SETS), "class_names", *_ABOUT)
 _FORM = reading.Form(
     "a .npz in MedMNIST's layout",
     f"save plain arrays {', '.join(_NEEDED)} with numpy.savez",
@@ -25,6 +26,8 @@ def load(config: Any) -> Dataset:
     `[N, H, W, C]`, `*_labels` integers `[N]` or `[N, 1]` and, where wanted, `*_groups` integers
     `[N]` (patient or lesion id, one numbering for the three sets); and, where wanted,
     `class_names`, a unicode array `[num_classes]`. Without it the classes are named "0", "1", ...
+    What results say of the data may be there too: `name`, `licence` and `caution`, a text each, and
+    `synthetic`.
 
     Args:
       config: the `data` config; `path` is the file.
@@ -35,7 +38,7 @@ def load(config: Any) -> Dataset:
     """
     if not config.path:
         raise UserError("data.name='npz' needs data.path: a .npz file in MedMNIST's layout")
-    sets, class_names = read(config.path)
+    sets, class_names, about = read(config.path)
     if not class_names:
         highest = max(int(examples.labels.max()) for examples in sets)
         # Guards against ids taken for labels, before a name is made for every number up to them.
@@ -50,11 +53,13 @@ def load(config: Any) -> Dataset:
             f"{shown(config.path)}: {len(class_names)} class; at least 2 are needed: give images "
             "of another one"
         )
-    return Dataset(Path(config.path).stem, *sets, class_names)
+    return Dataset(about.pop("name", Path(config.path).stem), *sets, class_names, **about)
 
 
-def read(path: str | os.PathLike) -> tuple[tuple[Examples, Examples, Examples], tuple[str, ...]]:
-    """Train, val and test of a file in MedMNIST's layout, and its class names, () where none."""
+def read(
+    path: str | os.PathLike,
+) -> tuple[tuple[Examples, Examples, Examples], tuple[str, ...], dict[str, Any]]:
+    """A file in MedMNIST's layout: train, val and test; class names, () where none; `_ABOUT`."""
     path = reading.regular(path, "data.path", _FORM)
     arrays = reading.npz(
         path, _FORM, _NEEDED, _OPTIONAL, check=lambda declared: _check(path, declared)
@@ -70,11 +75,12 @@ def read(path: str | os.PathLike) -> tuple[tuple[Examples, Examples, Examples], 
     try:
         # Without class_names, (): four bytes of an array of text may be no character.
         class_names = tuple(arrays.get("class_names", np.array([])).tolist())
+        about = {name: arrays[name].item() for name in _ABOUT if name in arrays}
     except ValueError as error:
         raise UserError(
-            f"{reading.named(path)}: class_names are no text; save them again"
+            f"{reading.named(path)}: class_names, {', '.join(_ABOUT)} are no text; save them again"
         ) from error
-    return (sets[0], sets[1], sets[2]), class_names
+    return (sets[0], sets[1], sets[2]), class_names, about
 
 
 def _check(path: Path, declared: dict[str, reading.Declared]) -> None:
@@ -83,6 +89,9 @@ def _check(path: Path, declared: dict[str, reading.Declared]) -> None:
         if name == "class_names":
             fits = array.dtype.kind == "U" and array.ndim == 1 and array.nbytes <= 2**24
             allowed = "a unicode array [num_classes] of up to 16 MiB"
+        elif name in _ABOUT:
+            kind, allowed = ("b", "one truth") if name == "synthetic" else ("U", "one short text")
+            fits = array.dtype.kind == kind and array.ndim == 0 and array.nbytes <= 2**14
         elif name.endswith("_images"):
             fits = array.dtype == np.uint8 and array.ndim in (3, 4) and array.nbytes > 0
             allowed = "uint8 [N, H, W] or [N, H, W, C], at least one image"
@@ -93,7 +102,7 @@ def _check(path: Path, declared: dict[str, reading.Declared]) -> None:
         if not fits:
             found = f"{str(array.dtype)[:40]} {list(array.shape)}"
             raise UserError(f"{reading.named(path)}: {name} are {found}; allowed: {allowed}")
-    for name in (key for key in declared if key != "class_names"):
+    for name in (key for key in declared if key not in ("class_names", *_ABOUT)):
         images = f"{name.split('_')[0]}_images"
         count, needed = declared[name].shape[0], declared[images].shape[0]
         if count != needed:

@@ -13,6 +13,8 @@ from jaxunlearn.data.dataset import SETS, Dataset
 from jaxunlearn.errors import UserError, near, shown, unknown
 
 INDEX, SETS_COLUMN = "index", ("set", "split")  # columns, the second by either name
+# What a column of sets holds, in the words of others too.
+SET_WORDS = {*SETS, "training", "valid", "validation", "testing"}
 FORM = reading.Form(
     "a table of images",
     "give a CSV in UTF-8 whose first line names its columns, one of them 'index'",
@@ -51,12 +53,13 @@ def read(path: str, what: str, dataset: Dataset) -> Table:
       path: a CSV in UTF-8, with commas, semicolons or tabs. Its first line names the columns:
         `index` is an image's position in its set, from 0; `set` (or `split`) is train, val or test,
         and all are of train where there is no such column; the others say what there is to know of
-        an image, such as `patient`, `site` or `consent`.
+        an image, such as `patient`, `site` or `consent`. The case of `index` and `set` is free.
       what: what the user calls the path.
       dataset: how many images there are.
 
     Raises:
-      UserError: the file is no such table, or has two rows of an image or one of none.
+      UserError: the file is no such table, has two rows of an image or one of none, or names its
+        column of sets otherwise.
     """
     file = reading.regular(path, what, FORM)
     lines = reading.text(file, FORM).split("\n")
@@ -64,7 +67,7 @@ def read(path: str, what: str, dataset: Dataset) -> Table:
     rows = csv.reader(lines, delimiter=separator, strict=True)
     name = reading.named(file)
     try:
-        header = [cell.strip() for cell in next(rows)]
+        header = [_column(cell.strip()) for cell in next(rows)]
         if len(set(header)) < len(header) or INDEX not in header:
             raise UserError(f"{name}: its columns are {shown(header)}; {FORM.advice}, none twice")
         place_of = next((name for name in SETS_COLUMN if name in header), "")
@@ -73,7 +76,7 @@ def read(path: str, what: str, dataset: Dataset) -> Table:
             which: np.full((len(getattr(dataset, which)), len(columns)), "", object)
             for which in SETS
         }
-        seen: set[tuple[str, int]] = set()
+        found: list[tuple[str, dict[str, str]]] = []
         for row in rows:
             place = f"{name}, line {rows.line_num}"
             values = [cell.strip() for cell in row]
@@ -81,7 +84,16 @@ def read(path: str, what: str, dataset: Dataset) -> Table:
                 continue
             if len(values) != len(header):
                 raise UserError(f"{place} has {len(values)} cells, and the first {len(header)}")
-            given = dict(zip(header, values, strict=True))
+            found.append((place, dict(zip(header, values, strict=True))))
+        for column in columns if not place_of else ():
+            words = {given[column].lower() for _, given in found} - {""}
+            if words and words <= SET_WORDS:
+                raise UserError(
+                    f"{name} has no column 'set', and its column {shown(column)} looks like it; "
+                    f"name it 'set', of {', '.join(SETS)}"
+                )
+        seen: set[tuple[str, int]] = set()
+        for place, given in found:
             which = given.pop(place_of, "train")
             if which not in SETS:
                 raise UserError(f"{place}: the set is {shown(which)}; allowed: {', '.join(SETS)}")
@@ -93,6 +105,11 @@ def read(path: str, what: str, dataset: Dataset) -> Table:
     except csv.Error as error:
         raise UserError(f"{name}, line {rows.line_num}: {error}; {FORM.advice}") from error
     return Table(file, columns, cells)
+
+
+def _column(name: str) -> str:
+    """A column by its name; index and set in small letters, however they are written."""
+    return name.lower() if name.lower() in (INDEX, *SETS_COLUMN) else name
 
 
 def _index(text: str, count: int, which: str, place: str) -> int:
@@ -117,8 +134,12 @@ def select(table: Table, column: str, ids: Iterable[object]) -> np.ndarray:
         raise UserError(f"forget.ids is empty; name values of the column {column!r}")
     for value in wanted:
         if value not in known:
+            several = tuple(part.strip() for part in value.split(","))
+            advice = near(value, known)
+            if known.issuperset(several):
+                advice = f'; give several as --config.forget.ids="{shown(several)}"'
             raise UserError(
                 f"forget.ids: no training image of {reading.named(table.path)} has {column} "
-                f"{shown(value)}, among {len(known)} values{near(value, known)}"
+                f"{shown(value)}, among {len(known)} values{advice}"
             )
     return np.flatnonzero(np.isin(texts.astype(str), wanted))

@@ -47,9 +47,7 @@ RETRAINED, ORIGINAL = "retrained", "original"
 REFERENCES = (RETRAINED, ORIGINAL)
 
 # Not meaningful to average over seeds.
-NOT_AVERAGED = (
-    *("seed", "p_value", "threshold", "claims", "intervals", "made_by", "parent", "watch"),
-)
+NOT_AVERAGED = ("seed", "p_value", "claims", "intervals", "made_by", "parent", "watch")
 
 Values = dict[str, Any]
 

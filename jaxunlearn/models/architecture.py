@@ -1,7 +1,6 @@
 """A model as a plan and the store know it: its functions, and what tells it from others."""
 
 import hashlib
-import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -48,10 +47,11 @@ def named(settings: Mapping[str, Any], num_classes: int, bfloat16: bool) -> Arch
       UserError: it cannot be built, or an option is changed that it does not take.
     """
     name, fields = settings["name"], dict(settings)
-    dtype = settings["dtype"] if bfloat16 else "float32"
+    if not bfloat16:
+        fields["dtype"] = "float32"  # a model that is computed so is no bfloat16 one
     return Architecture(
         name,
-        build(num_classes=num_classes, **{**fields, "dtype": dtype}),
+        build(num_classes=num_classes, **fields),
         build_as_set(settings, num_classes),
         {**fields, "is": described(name)},
         sources(name),
@@ -71,19 +71,28 @@ def given(
 
 
 def _traced(model: Model, shape: tuple[int, ...]) -> str:
-    """SHA-256 of the programs that the model's functions are, with their constants."""
+    """SHA-256 of the programs that the model's functions and gradients are, with constants."""
     images = jax.ShapeDtypeStruct((2, *shape), np.float32)
     key = jax.eval_shape(lambda: jax.random.key(0))
     variables = jax.eval_shape(model.init, key, images)
 
-    def answer(train: bool) -> Any:
-        return lambda *args: model.apply(*args[:2], train, args[2] if train else None)
+    def gradient(variables: Any, images: Any, key: Any) -> Any:
+        def train(variables: Any, images: Any) -> Any:
+            return model.apply(variables, images, True, key)
 
-    programs = [jax.make_jaxpr(model.init)(key, images)]
-    programs += [jax.make_jaxpr(answer(train))(variables, images, key) for train in (False, True)]
+        (logits, state), pull = jax.vjp(train, variables, images)
+        return logits, state, pull((logits, state))
+
+    programs: list[tuple[Any, ...]] = [
+        (model.init, key, images),
+        (lambda *args: model.apply(*args, False, None), variables, images),
+        (gradient, variables, images, key),
+    ]
+    if model.features is not None:
+        programs.append((model.features, variables, images))
     digest = hashlib.sha256()
-    for made in programs:
-        digest.update(re.sub(r" at 0x[0-9a-f]+", "", str(made)).encode())
-        for constant in made.consts:
-            digest.update(np.asarray(constant).tobytes())
+    for function, *args in programs:
+        # Lowered, since a jaxpr does not show what functions that it calls hold.
+        lowered = jax.jit(function).trace(*args).lower(lowering_platforms=("cpu",))
+        digest.update(lowered.as_text().encode())
     return digest.hexdigest()

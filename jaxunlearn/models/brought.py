@@ -146,8 +146,8 @@ def _leaf(value: Any, own: Any, where: str) -> np.ndarray:
     floating = [kind in "fV" for kind in kinds]  # V: bfloat16 and the like
     if floating[0] != floating[1]:
         raise UserError(f"{where} is {array.dtype}, and the model's is {own.dtype}")
-    array = array.astype(own.dtype)
-    if floating[0] and not np.isfinite(array.astype(np.float32)).all():
+    array = array.astype(own.dtype, copy=False)
+    if floating[0] and not np.isfinite(array.astype(np.float32, copy=False)).all():
         raise UserError(f"{where} holds values that are not finite")
     return array
 

@@ -6,6 +6,8 @@ from typing import Any
 from jaxunlearn.metrics.results import ORIGINAL, REFERENCES, RETRAINED, Experiment
 from jaxunlearn.report.sheets import claims, data_name, make_sheets
 
+RETRAIN = "retrain"  # the method that starts from nothing
+
 
 def summary(report: Experiment) -> str:
     """The page, as markdown; it words what the results hold and decides nothing.
@@ -55,7 +57,9 @@ def _made(name: str, values: dict[str, Any]) -> str:
         return f"{where}: made elsewhere, and read from a file of SHA-256 `{settings['path']}`."
     how = ", ".join(f"{field}={_text(value)}" for field, value in settings.items())
     steps = method if isinstance(method, str) else ", then ".join(method)
-    by = "trained" if name in REFERENCES else f"made by {steps} from `{values['parent']}`"
+    by = f"made by {steps} from `{values['parent']}`"
+    if method == RETRAIN:
+        by = "trained from fresh parameters" + " without these images" * (name != ORIGINAL)
     return f"{where}: {by} with {how}; its key in the store: `{values['key']}`."
 
 
@@ -90,7 +94,11 @@ def _unchecked(report: Experiment) -> list[str]:
     silent = [
         name
         for name, model in models.items()
-        if name not in REFERENCES and not all(values.get("claims") for values in model["per_seed"])
+        if name not in REFERENCES
+        and not all(
+            values.get("claims") or values["made_by"]["method"] == RETRAIN
+            for values in model["per_seed"]
+        )
     ]
     if silent:
         missing.append(
