@@ -1,9 +1,9 @@
 """A request on a model that was trained without this library: `python benchmarks/own_model.py`.
 
 Some patients of a file in MedMNIST's layout withdraw. The model is a small vision transformer with
-dropout, trained by a plain loop of optax; or, with --net=resnet, a ResNet-18 of PyTorch (extra
-`'.[bench]'`), converted from safetensors. A second one is trained the same way without these
-patients, which a hospital would spare itself: it shows what the request comes down to.
+dropout, trained by a plain loop of optax; or, with --net=resnet, a ResNet-18 of PyTorch (extras
+`'.[bench,safetensors]'`), converted from safetensors. A second one is trained the same way without
+these patients, which a hospital would spare itself: it shows what the request comes down to.
 
     python benchmarks/own_model.py --data=pneumoniamnist.npz --patients=37
     python benchmarks/own_model.py --data=malaria.npz --patients=3 --net=resnet --width=8 --epochs=1
