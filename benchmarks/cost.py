@@ -17,6 +17,7 @@ from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for launch/
 
+from jaxunlearn import estimate
 from jaxunlearn import main as cli
 from jaxunlearn.data import medmnist
 from jaxunlearn.data.dataset import Dataset, Examples
@@ -77,7 +78,7 @@ def main() -> None:
         config.seeds = (0,)
         with tempfile.TemporaryDirectory() as folder:
             todo = jobs.make_jobs(config, f"{folder}/run")
-        hours = [jobs.duration(sum(job.seconds(device) for job in todo)) for device in devices]
+        hours = [estimate.duration(sum(job.seconds(device) for job in todo)) for device in devices]
         cells = len({job.cell for job in todo})
         models = sum(len(job.models) for job in todo)
         numbers = [

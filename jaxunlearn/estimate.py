@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxunlearn.augment.build import build_chain
 from jaxunlearn.data.dataset import SETS
+from jaxunlearn.errors import UserError
 from jaxunlearn.methods.table import actions
 from jaxunlearn.methods.task import Task
 from jaxunlearn.trained import Recipe
@@ -121,6 +122,28 @@ def cost(recipe: Recipe) -> Cost:
         task.sweep(logits, np.arange(len(getattr(dataset, which))), reduce="stack")
     stays = images.size + 5 * _bytes(start)  # images; parameters, gradient, moments, update, copy
     return Cost(counted.flops, counted.images, stays + counted.largest)
+
+
+def cost_or(recipe: Recipe, other: Recipe) -> Cost:
+    """`cost`, or of a method that cannot be run on zeros that of another recipe.
+
+    Raises:
+      UserError: as the run itself would, such as of a model that has no features.
+    """
+    try:
+        return cost(recipe)
+    except UserError:
+        raise
+    except Exception:  # of the user's own code too
+        return cost(other)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that suits."""
+    for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} seconds"
 
 
 def _follow(task: _OnShapes, settings: Any, variables: Variables) -> None:

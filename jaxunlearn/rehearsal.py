@@ -58,7 +58,9 @@ def rehearse(config: ConfigDict, folder: str | Path, console: Console | None = N
         with compiled.kept():
             speed, memory = _tried(recipes["original"], ready.programs)
         ready.say(memory)
-        costs = functools.cache(lambda name, recipes=recipes: _cost(recipes[name], recipes))
+        costs = functools.cache(
+            lambda name, recipes=recipes: estimate.cost_or(recipes[name], recipes["original"])
+        )
         for seed in ready.config.seeds:
             for name, recipe in one.recipes(seed).items():
                 there = recipe.key in seen or (ready.where / recipe.key).is_dir()
@@ -66,25 +68,27 @@ def rehearse(config: ConfigDict, folder: str | Path, console: Console | None = N
                 seconds = 0.0 if there else costs(name).flops / speed
                 total += seconds
                 images = "" if there else f"{costs(name).images:,}"
-                takes = "in the store" if there else _duration(seconds)
+                takes = "in the store" if there else estimate.duration(seconds)
                 if one.request and there and name == "original":
                     continue  # it is of the first request
                 row = f"{one.request} · {name}" if one.request else name
                 table.add_row(str(seed), row, images, takes)
         for name, made in itertools.groupby(tune.planned(one), key=operator.itemgetter(0)):
-            trials = [(count, _cost(recipe, recipes)) for _, recipe, count in made]
+            trials = [
+                (count, estimate.cost_or(recipe, recipes["original"])) for _, recipe, count in made
+            ]
             seconds = sum(count * cost.flops for count, cost in trials) / speed
             total += seconds
             table.add_row(
                 str(ready.config.seeds[0]),
                 f"{name}, up to {sum(count for count, _ in trials)} trials",
                 f"{sum(count * cost.images for count, cost in trials):,}",
-                _duration(seconds),
+                estimate.duration(seconds),
             )
     ready.console.print(table)
     device = devices.describe(ready.programs.mesh)["device"]
     ready.say(
-        f"In all about {_duration(total)} on {device}, as busy as it is just now. "
+        f"In all about {estimate.duration(total)} on {device}, as busy as it is just now. "
         "Nothing was trained or written."
     )
 
@@ -111,14 +115,6 @@ def _asked(request: ConfigDict) -> str:
     given = ", ".join(f"{field}={shown(request[field])}" for field in settings)
     random = ", random" if "seed" in settings else ""
     return f"Request: forget.kind={request.kind!r}{random}: {given}."
-
-
-def _cost(recipe: Recipe, recipes: dict[str, Recipe]) -> estimate.Cost:
-    """What making a model takes; of a method that cannot be run on zeros, what the original did."""
-    try:
-        return estimate.cost(recipe)
-    except Exception:  # of the user's own code too
-        return estimate.cost(recipes["original"])
 
 
 def _tried(recipe: Recipe, programs: Programs) -> tuple[float, str]:
@@ -182,11 +178,3 @@ def larger_batch(batch: int, takes: float, there: float, most: int) -> int:
     while batch < most and 2 * takes <= there:
         batch, takes = 2 * batch, 2 * takes
     return batch
-
-
-def _duration(seconds: float) -> str:
-    """Seconds in the unit that suits."""
-    for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} seconds"

@@ -134,10 +134,7 @@ def make_jobs(config: ConfigDict, folder: str, estimates: bool = True) -> list[J
 
     def cost(cell: str, name: str, recipes: dict[str, Any]) -> Any:
         if (cell, name) not in costs_of:
-            try:
-                costs_of[cell, name] = estimate.cost(recipes[name])
-            except Exception:  # a method that cannot be run on zeros counts as training does
-                costs_of[cell, name] = estimate.cost(recipes["original"])
+            costs_of[cell, name] = estimate.cost_or(recipes[name], recipes["original"])
         return costs_of[cell, name]
 
     first: dict[str, int] = {}  # jobs that make a shared original, by its key
@@ -181,6 +178,8 @@ def make_jobs(config: ConfigDict, folder: str, estimates: bool = True) -> list[J
 
 def print_jobs(jobs: Sequence[Job], device: Device, console: Console) -> None:
     """Prints the jobs, their estimates and the total."""
+    from jaxunlearn.estimate import duration
+
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("job", "cell", "seed", "makes", "after", "PFLOP", "takes", "asks for"):
         text = column in ("cell", "makes")
@@ -201,14 +200,6 @@ def print_jobs(jobs: Sequence[Job], device: Device, console: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the unit that suits."""
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def run_job(config: ConfigDict, folder: str, job: Job) -> None:
