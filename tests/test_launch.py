@@ -97,7 +97,7 @@ def test_what_a_job_asks_for_follows_from_its_arithmetic_and_bytes():
     jobs.print_jobs([job, job._replace(flops=0.0, after=0)], T4, console)
     text = console.export_text()
     assert re.search(r"0 +0 +original +11\.7 +1\.0 hours +135 min, 12 GiB", text)
-    assert "2 jobs, 11.7 PFLOP: 1.0 h on one NVIDIA T4 at 40% of its peak (assumed)." in text
+    assert "2 jobs, 11.7 PFLOP: 1.0 hours on one NVIDIA T4 at 40% of its peak (assumed)." in text
     assert "about 2.0 GiB on the device, of 16." in text
 
 
