@@ -14,10 +14,12 @@ the code that reads them:
 """
 
 import copy
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict, FieldReference
 
 from jaxunlearn import rules
@@ -295,6 +297,14 @@ def check(config: ConfigDict) -> None:
         rules.check(config[section], section_rules, f"config.{section}")
     for name, settings in config.methods.items():
         _check_method(name, settings)
+    for field, value in flatten_dict(config.to_dict(), sep=".").items():
+        try:
+            json.dumps(value)  # as results and keys have it
+        except TypeError as error:
+            raise UserError(
+                f"config.{field} is {shown(value)}; allowed: numbers, texts, True and False, and "
+                "tuples of these"
+            ) from error
     build_chain(augment_chain(config))
     resolve("model", config.model.name, MODELS)  # it is built for the data's classes: see the plan
 

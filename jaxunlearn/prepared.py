@@ -1,6 +1,7 @@
 """What a run works with, made ready before anything is trained or written."""
 
 import functools
+from collections.abc import Iterator
 from pathlib import Path
 
 from jax.sharding import Mesh
@@ -57,10 +58,20 @@ class Prepared:
 
     def claim(self) -> None:
         """Makes the folders of results, or sees that they are of this very config."""
-        workdir.claim(self.folder, self.config)
+        for folder, config in self._folders():
+            workdir.claim(folder, config)
+
+    def check(self) -> None:
+        """Raises where a folder of results is of another config."""
+        for folder, config in self._folders():
+            workdir.check(folder, config)
+
+    def _folders(self) -> Iterator[tuple[Path, ConfigDict]]:
+        """Each folder of results with its config."""
+        yield self.folder, self.config
         for one in self.experiments:
             if self.inner(one) != self.folder:
-                workdir.claim(self.inner(one), one.cell.config)
+                yield self.inner(one), one.cell.config
 
     @functools.cached_property
     def store(self) -> Store:

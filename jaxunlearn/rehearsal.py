@@ -43,6 +43,7 @@ def rehearse(config: ConfigDict, folder: str | Path, console: Console | None = N
       UserError: as `jaxunlearn.experiment.run`.
     """
     ready = Prepared(config, folder, console)
+    ready.check()
     seen: set[str] = set()
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("seed", "model", "images through it", "takes about"):

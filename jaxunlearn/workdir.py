@@ -36,9 +36,20 @@ def _writing(workdir: Path) -> contextlib.AbstractContextManager[None]:
 
 def claim(workdir: Path, config: ConfigDict) -> None:
     """Makes the working directory, or sees that it holds a run of this very config."""
+    check(workdir, config)
+    with _writing(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+        # What follows replaces files that they are of; they are made again from the store.
+        (workdir / "metrics.json").unlink(missing_ok=True)
+        for folder in ("", "models", "predictions", "changed", "diverged"):
+            files.sweep(workdir / folder)
+        write_text(workdir / "config.json", json.dumps(config.to_dict(), indent=1))
+
+
+def check(workdir: Path, config: ConfigDict) -> None:
+    """Raises where the working directory holds a run of another config."""
     mine = json.loads(json.dumps(config.to_dict()))
-    kept = workdir / "config.json"
-    if os.path.lexists(kept):
+    if os.path.lexists(workdir / "config.json"):
         theirs = read_config(workdir, "give another --workdir, or remove it")
         for incidental in INCIDENTAL:
             theirs.pop(incidental, None)
@@ -52,13 +63,6 @@ def claim(workdir: Path, config: ConfigDict) -> None:
                 f"{workdir} holds a run with another config ({', '.join(changed)} differ); "
                 "give another --workdir, or remove that one"
             )
-    with _writing(workdir):
-        workdir.mkdir(parents=True, exist_ok=True)
-        # What follows replaces files that they are of; they are made again from the store.
-        (workdir / "metrics.json").unlink(missing_ok=True)
-        for folder in ("", "models", "predictions", "changed", "diverged"):
-            files.sweep(workdir / folder)
-        write_text(kept, json.dumps(mine, indent=1))
 
 
 def read_config(workdir: Path, advice: str) -> dict[str, Any]:

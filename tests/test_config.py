@@ -201,7 +201,7 @@ def test_every_methods_defaults_pass_the_check():
 def test_a_method_of_ones_own_brings_its_settings_and_rules(config, tmp_path, monkeypatch):
     (tmp_path / "mymethods.py").write_text(
         "from jaxunlearn import rules\n"
-        "DEFAULTS = {'epochs': 3, 'lr': 0.1, 'alpha': 0.5}\n"
+        "DEFAULTS = {'epochs': 3, 'lr': 0.1, 'alpha': 0.5, 'kind': None}\n"
         "RULES = {'alpha': rules.between(0, 1)}\n"
         "def passes(task, config):\n"
         "    yield\n"
@@ -212,6 +212,11 @@ def test_a_method_of_ones_own_brings_its_settings_and_rules(config, tmp_path, mo
     assert config.methods.mine.epochs == 3 and config.methods.mine.alpha == 0.25
     config.methods.mine.alpha = 2.0
     with pytest.raises(UserError, match=r"config\.methods\.mine\.alpha must be 0 to 1, got 2\.0"):
+        config_lib.check(config)
+    config.methods.mine.alpha = 0.5
+    with config.ignore_type():
+        config.methods.mine.kind = np.float32
+    with pytest.raises(UserError, match=r"config\.methods\.mine\.kind is <class .*; allowed: "):
         config_lib.check(config)
     with pytest.raises(
         UserError, match=r"unknown name in mymethods 'pases': did you mean 'passes'"

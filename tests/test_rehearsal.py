@@ -36,6 +36,10 @@ def test_it_tells_the_request_and_the_models_and_does_nothing(tmp_path):
     assert re.search(r"about \d+ seconds on .*cpu.*, as busy as it is just now\. Nothing was", text)
 
     report = experiment.run(config, tmp_path / "run", Console(file=io.StringIO()))
+    other = config.copy_and_resolve_references()
+    other.train.epochs += 1
+    with pytest.raises(UserError, match=r"holds a run with another config \(train differ\)"):
+        rehearse(other, tmp_path / "run")
     assert report["split"]["forget"] == forgotten
     assert printed(config, tmp_path / "run").count("in the store") == 3
 
