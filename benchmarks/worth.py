@@ -1,8 +1,9 @@
-"""Which methods are worth using, of one data set: `python benchmarks/worth.py PUBLISHED TUNED`.
+"""Which methods are worth using, of one data set: `python benchmarks/worth.py PUBLISHED [TUNED]`.
 
-Prints one row for each method from the folders of two finished runs of the same seeds, as
-`configs/all_methods.py` makes them: with the settings that its authors published, and with those
-that `config.tune` chose on the first seed. The lowest Avg Gap of the tuned comes first.
+Prints one row for each method from the folder of a finished run, as `configs/all_methods.py` makes
+it, with the settings that its authors published; or of two of the same seeds, the second with those
+that `config.tune` chose on the first seed. The lowest Avg Gap comes first, of the tuned where there
+are any.
 """
 
 import json
@@ -17,7 +18,10 @@ from jaxunlearn import pool
 from jaxunlearn.errors import UserError
 from jaxunlearn.metrics import results
 
-HEADER = [
+ALONE = [
+    *("method", "Avg Gap", "UA", "RA", "TA", "MIA", "cancers missed", "false alarms", "time"),
+]
+BOTH = [
     *("method", "Avg Gap, published", "tuned", "regret", "cancers missed, published", "tuned"),
     *("time, published", "tuned", "tuning"),
 ]
@@ -34,6 +38,32 @@ def seconds(model: dict[str, Any]) -> float:
     return statistics.mean(values["RTE"] for values in model["per_seed"])
 
 
+def change(model: dict[str, Any], key: str) -> str:
+    """A mean difference in counts from retrained, where some class is malignant."""
+    value = model["mean"].get(key)
+    return "" if value is None else f"{value:+.1f}"
+
+
+def check(report: Any) -> None:
+    """Raises where there is no retrained model."""
+    if report["reference"] != results.RETRAINED:
+        raise UserError("there is no retrained model; set config.retrained=True")
+
+
+def alone(published: Any) -> list[list[str]]:
+    """A row for each method, for the original and for retrained, of one run."""
+    check(published)
+    anew, found = seconds(published["models"]["retrained"]), []
+    for name, model in published["models"].items():
+        mean = model["mean"]
+        shares = [f"{mean[key]:.1f}" for key in ("UA", "RA", "TA", "MIA")]
+        time = "" if name in results.REFERENCES else f"{seconds(model) / anew:.0%}"
+        counts = [change(model, key) for key in ("fn_change", "fp_change")]
+        cells = [f"`{name}`", gap(model), *shares, *counts, time]
+        found.append((mean["avg_gap"], cells))
+    return [cells for _, cells in sorted(found)]
+
+
 def rows(published: Any, tuned: Any, tuning: dict[str, Any]) -> list[list[str]]:
     """A row for each method, and one for the original.
 
@@ -48,8 +78,7 @@ def rows(published: Any, tuned: Any, tuning: dict[str, Any]) -> list[list[str]]:
     for field in (*pool.SHARED[1:], "seeds"):  # their names may differ
         if published[field] != tuned[field]:
             raise UserError(f"the two runs differ in {field}; give two of one experiment")
-    if published["reference"] != results.RETRAINED:
-        raise UserError("there is no retrained model; set config.retrained=True")
+    check(published)
     anew = [seconds(report["models"]["retrained"]) for report in (published, tuned)]
     found = []
     for name, given in published["models"].items():
@@ -58,8 +87,7 @@ def rows(published: Any, tuned: Any, tuning: dict[str, Any]) -> list[list[str]]:
         tried = tuning.get(name)
         both = [given, tuned["models"][name]] if tried else [given]
         gaps, regret, spent = [gap(model) for model in both], "", ""
-        changes = [model["mean"].get("fn_change") for model in both]  # where some are malignant
-        missed = ["" if change is None else f"{change:+.1f}" for change in changes]
+        missed = [change(model, "fn_change") for model in both]
         times = [f"{seconds(model) / one:.0%}" for model, one in zip(both, anew, strict=False)]
         if name == "original":  # what it took has nothing to do with the request
             times = [""]
@@ -72,22 +100,26 @@ def rows(published: Any, tuned: Any, tuning: dict[str, Any]) -> list[list[str]]:
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) != 3:
-        raise app.UsageError("give two folders: python benchmarks/worth.py PUBLISHED TUNED")
+    if len(argv) not in (2, 3):
+        raise app.UsageError("give folders: python benchmarks/worth.py PUBLISHED [TUNED]")
     try:
-        published, tuned = (results.load(folder) for folder in argv[1:])
-        tuning = json.loads((Path(argv[2]) / "tuning.json").read_text(encoding="utf-8"))
-        found = rows(published, tuned, tuning["methods"])
+        published, *more = (results.load(folder) for folder in argv[1:])
+        if more:
+            tuning = json.loads((Path(argv[2]) / "tuning.json").read_text(encoding="utf-8"))
+            header, found = BOTH, rows(published, more[0], tuning["methods"])
+        else:
+            header, found = ALONE, alone(published)
     except (UserError, OSError, ValueError, KeyError) as error:
         raise app.UsageError(f"{type(error).__name__}: {error}") from error
     print(
         f"{published['name']}: {len(published['seeds'])} seeds; Avg Gap in percentage points, mean "
-        "± half the 95% t interval over seeds; regret: how far, on the first seed, the chosen "
-        "trial is above the best one, which only a retrained model can tell; cancers missed: of "
-        "the malignant test images, more (+) or fewer (-) than retrained, mean of seeds; time: RTE "
-        "as a share of retraining's; tuning: all trials that did not diverge, likewise.\n"
+        "± half the 95% t interval over seeds; cancers missed, false alarms: of the malignant and "
+        "the benign test images, more (+) or fewer (-) than retrained, mean of seeds; time: RTE as "
+        "a share of retraining's; tuning: all trials that did not diverge, likewise; regret: how "
+        "far, on the first seed, the chosen trial is above the best one, which only a retrained "
+        "model can tell.\n"
     )
-    show(HEADER, found)
+    show(header, found)
 
 
 if __name__ == "__main__":
