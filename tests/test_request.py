@@ -399,6 +399,13 @@ def test_models_at_hand_are_known_by_all_that_they_compute():
     assert len(set(keys)) == len(keys)
     assert key(linear(1 * ones)) == keys[1] and key(as_model(Scaled(1.0))) == keys[-2]
 
+    def counting(variables, images, train, key):
+        seen = variables["count"]["seen"] + train
+        return images.reshape(len(images), -1) @ variables["params"]["w"], {"count": {"seen": seen}}
+
+    start = {"params": {"w": jnp.zeros((64, 2))}, "count": {"seen": jnp.int32(0)}}
+    assert key(Model(lambda key, images: start, counting))  # whole numbers have no gradient
+
 
 def test_it_runs_within_an_event_loop_as_in_a_notebook(data, given):
     async def cell():

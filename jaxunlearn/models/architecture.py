@@ -77,11 +77,11 @@ def _traced(model: Model, shape: tuple[int, ...]) -> str:
     variables = jax.eval_shape(model.init, key, images)
 
     def gradient(variables: Any, images: Any, key: Any) -> Any:
-        def train(variables: Any, images: Any) -> Any:
-            return model.apply(variables, images, True, key)
+        def train(params: Any, images: Any) -> Any:
+            return model.apply({**variables, "params": params}, images, True, key)
 
-        (logits, state), pull = jax.vjp(train, variables, images)
-        return logits, state, pull((logits, state))
+        logits, pull, state = jax.vjp(train, variables["params"], images, has_aux=True)
+        return pull(logits), state
 
     programs: list[tuple[Any, ...]] = [
         (model.init, key, images),
