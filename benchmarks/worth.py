@@ -84,7 +84,7 @@ def rows(published: Any, tuned: Any, tuning: dict[str, Any]) -> list[list[str]]:
     for name, given in published["models"].items():
         if name == "retrained":
             continue
-        tried = tuning.get(name)
+        tried = tuning.get(name) if name in tuned["models"] else None  # where it diverged
         both = [given, tuned["models"][name]] if tried else [given]
         gaps, regret, spent = [gap(model) for model in both], "", ""
         missed = [change(model, "fn_change") for model in both]

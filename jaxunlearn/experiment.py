@@ -1,5 +1,6 @@
 """One experiment from a config to a verdict; `run` reads like the flow of the library."""
 
+import functools
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from jaxunlearn.plan import Experiment
 from jaxunlearn.prepared import Prepared
 from jaxunlearn.report import terminal
 from jaxunlearn.store import load_tree
-from jaxunlearn.trained import Trained, Trainer
+from jaxunlearn.trained import Recipe, Trained, Trainer, why_lost
 
 
 def run(
@@ -41,7 +42,11 @@ def run(
       UserError: the config, the data or the folder is invalid; or the original, retrained or every
         method diverged. Of several methods one that does is left out, which a note tells.
     """
-    ready = Prepared(config, folder, console, model)
+    return carry_out(Prepared(config, folder, console, model))
+
+
+def carry_out(ready: Prepared) -> results.Results:
+    """`run` of what is ready for it."""
     processes.from_first(ready.claim)
     if str(ready.programs.convolution):
         ready.say(str(ready.programs.convolution))
@@ -107,7 +112,17 @@ def make_models(
     with compiled.kept():
         for name, recipe in cells[cell].recipes(seed).items():
             if name in models:
-                trainer.obtain(recipe)
+                _make(cells[cell], name, recipe, trainer)
+
+
+def _make(one: Experiment, name: str, recipe: Recipe, trainer: Trainer) -> Trained | None:
+    """A model; None for a method that diverges, which is left out.
+
+    Cells of a grid and requests of a sequence need each of theirs.
+    """
+    if name in one.cell.config.methods and not one.cell.point:
+        return trainer.attempt(recipe)
+    return trainer.obtain(recipe)
 
 
 def _run_one(one: Experiment, trainer: Trainer, folder: Path) -> results.Report:
@@ -115,7 +130,7 @@ def _run_one(one: Experiment, trainer: Trainer, folder: Path) -> results.Report:
     one, tuned = tune.choose(one, trainer)
     config, machine = one.cell.config, trainer.programs.describe()
     judged: dict[str, list[results.Judged]] = {}
-    lost: dict[str, Diverged] = {}
+    lost: dict[str, str] = {}
     if processes.is_first():
         workdir.write_split(folder, one.split)
     for seed in config.seeds:
@@ -123,27 +138,24 @@ def _run_one(one: Experiment, trainer: Trainer, folder: Path) -> results.Report:
         for name, recipe in one.recipes(seed).items():
             if name in lost:
                 continue
-            try:
-                trained = made[name] = trainer.obtain(recipe)
-            except Diverged as error:
-                # Of many methods one that diverges is left out; cells and requests build on each.
-                if name not in config.methods or one.cell.point:
-                    raise
-                trainer.console.print(str(error), highlight=False, markup=False)
-                lost[name] = error
+            trained = _make(one, name, recipe, trainer)
+            if trained is None:
+                why = functools.partial(why_lost, trainer.diverged, recipe)
+                lost[name] = processes.from_first(why)
+                if len(lost) == len(config.methods):
+                    raise Diverged("; ".join(lost.values()))
                 continue
+            made[name] = trained
             if processes.is_first():
                 if name in config.methods:
                     workdir.link_model(trained.path, folder, f"{name}-seed{seed}")
                 judged.setdefault(name, []).append(_judge(one, name, seed, trained, folder))
         if one.request and processes.is_first():
             _add_drift(one, made, {name: models[-1] for name, models in judged.items()})
-    if lost and len(lost) == len(config.methods):
-        raise next(iter(lost.values()))
     if tuned and processes.is_first():
         tune.write(one, tuned, trainer, folder)
         machine |= {"tuning": {name: found.spent for name, found in tuned.items()}}
-    notes = [f"{name} is left out, as it diverged: {error}." for name, error in lost.items()]
+    notes = [f"{name} is left out, as it diverged: {why}." for name, why in lost.items()]
     whole = {name: models for name, models in judged.items() if name not in lost}
     return processes.from_first(lambda: _report(one, machine, whole, notes, folder))
 

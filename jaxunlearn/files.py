@@ -21,7 +21,7 @@ import numpy as np
 from jaxunlearn.errors import UserError, one_line, shown
 
 # .NAME.tmp-HOST-PID-RANDOM, RANDOM 32 hexadecimal digits
-TEMPORARY = re.compile(r"\..*\.tmp-(?P<host>.*)-(?P<pid>\d+)-[0-9a-f]{32}(\.npz|\.png)?")
+TEMPORARY = re.compile(r"\..*\.tmp-(?P<host>.*)-(?P<pid>\d+)-[0-9a-f]{32}(\.[a-z]+)?")
 ABANDONED = 24 * 3600  # seconds after which no run of another machine is still writing
 LONGEST_NAME = 255  # bytes of one part of a path, on all common file systems
 

@@ -5,7 +5,7 @@ same config with other `seeds`. Of each folder its `config.json` and `metrics.js
 models, predictions and lists of changed images stay where they are.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -47,8 +47,12 @@ def pool(reports: Mapping[str, results.Results]) -> results.Report:
             )
     singles = cast(Mapping[str, results.Report], reports)
     (one, first), *others = singles.items()
+    # A method that diverged for one seed is left out of that report; notes tell.
+    common = [name for name in first["models"] if all(name in each["models"] for _, each in others)]
+    if not common:
+        raise UserError(f"{' and '.join(singles)} have no models in common; give other folders")
     for other, report in others:
-        _same(one, other, _identity(first), _identity(report))
+        _same(one, other, _identity(first, common), _identity(report, common))
     where: dict[int, tuple[str, int]] = {}
     for name, report in singles.items():
         for i, seed in enumerate(report["seeds"]):
@@ -59,7 +63,7 @@ def pool(reports: Mapping[str, results.Results]) -> results.Report:
     places = [where[seed] for seed in seeds]
     found = {
         model: [singles[name]["models"][model]["per_seed"][i] for name, i in places]
-        for model in first["models"]
+        for model in common
     }
     tuned = [name for name, report in singles.items() if report["tuning"]]
     if len(tuned) > 1:
@@ -79,13 +83,16 @@ def pool(reports: Mapping[str, results.Results]) -> results.Report:
     return results.conclude(header, found, majority["answer"], majority["share"])
 
 
-def _identity(report: results.Report) -> dict[str, Any]:
-    """What tells one experiment's results from another's."""
+def _identity(report: results.Report, common: Collection[str]) -> dict[str, Any]:
+    """What tells one experiment's results from another's, by the models that both have."""
     shared = {field: report[field] for field in SHARED}  # type: ignore[literal-required]
     shared["request"] = {k: v for k, v in report["request"].items() if not k.endswith(FILES)}
     models = report["models"]
-    made_by = {name: model["per_seed"][0]["made_by"] for name, model in models.items()}
-    return {**shared, "models": list(models), "settings": made_by}
+    return {
+        **shared,
+        "methods": [name for name in common if name not in results.REFERENCES],
+        "settings": {name: models[name]["per_seed"][0]["made_by"] for name in common},
+    }
 
 
 def _same(one: str, other: str, first: dict[str, Any], second: dict[str, Any]) -> None:

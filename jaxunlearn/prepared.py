@@ -56,6 +56,10 @@ class Prepared:
             return self.folder / "requests" / str(one.request)
         return self.folder / "cells" / one.cell.label if self.config.axes else self.folder
 
+    def diverged(self, one: Experiment) -> Path:
+        """The folder of what is left of an experiment's runs that diverged."""
+        return self.inner(one) / "diverged"
+
     def claim(self) -> None:
         """Makes the folders of results, or sees that they are of this very config."""
         for folder, config in self._folders():
@@ -86,7 +90,7 @@ class Prepared:
             console=self.console,
             checkpoint_every=self.config.checkpoint_every,
             predict_batch=one.cell.config.eval.batch_size,
-            diverged=self.inner(one) / "diverged",
+            diverged=self.diverged(one),
         )
 
 

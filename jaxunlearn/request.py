@@ -7,7 +7,6 @@ are given into a folder and run an experiment on it, as the command line does.
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import os
 import shutil
 import sys
@@ -26,13 +25,15 @@ from rich.console import Console
 from jaxunlearn import config as config_lib
 from jaxunlearn import experiment, files, workdir
 from jaxunlearn.data.dataset import SETS, Dataset
+from jaxunlearn.data.npz import ABOUT
 from jaxunlearn.errors import UserError, shown
 from jaxunlearn.metrics import Predictions, results
 from jaxunlearn.metrics.predictions import changed
 from jaxunlearn.models.build import as_model
 from jaxunlearn.models.model import Model, is_nnx
+from jaxunlearn.prepared import Prepared
 from jaxunlearn.report import terminal
-from jaxunlearn.store import load_tree
+from jaxunlearn.store import load_tree, make_key
 from jaxunlearn.training.passes import Variables
 
 JUDGED = "unlearned"  # what results call a model that somebody else has unlearned
@@ -242,6 +243,7 @@ def _run(
         home = files.local(folder, "folder").absolute()
         inputs = home / "given"
         inputs.mkdir(parents=True, exist_ok=True)
+        files.sweep(inputs)
 
         config.data.name, config.data.path = "npz", _data_path(data, inputs)
         config.data.malignant = config.data.malignant or getattr(data, "malignant", ())
@@ -259,11 +261,13 @@ def _run(
             config.methods = config_lib.methods(**{JUDGED: entry})
         if isinstance(model, str):
             config.model.name = model
-        # Calls that differ share the folder's models, and have results of their own.
-        digest = hashlib.sha256(repr(config_lib.plain(config).to_dict()).encode()).hexdigest()
-        root = home / f"run-{digest[:16]}"
         chosen = None if isinstance(model, str) else _model(model)
-        report = cast(results.Report, experiment.run(config, root, console, chosen))  # no grid
+        ready = Prepared(config, home / "run", console, chosen)
+        # Calls that differ share the folder's models, and have results of their own.
+        (one,) = ready.experiments
+        keys = [recipe.key for recipe in one.recipes(config.seeds[0]).values()]
+        ready.folder = root = home / f"run-{make_key([ready.config.to_dict(), keys])[:16]}"
+        report = cast(results.Report, experiment.carry_out(ready))
 
         made = load_tree(root / "models" / f"{name}-seed{config.seeds[0]}" / "variables")
         made = _like(made, brought.get(JUDGED, brought["original"]))
@@ -296,7 +300,7 @@ def _data_path(data: Any, folder: Path) -> str:
         data = _arrays(data)
     if not isinstance(data, Mapping):
         raise UserError(f"data must be a path, a dict of arrays or a Dataset, got {shown(data)}")
-    arrays = {"name": np.asarray("data")}
+    arrays = {"about_name": np.asarray("data")}
     arrays |= {name: _array(name, array) for name, array in data.items()}
     return _given(folder, "data.npz", lambda path: np.savez(path, **arrays))  # type: ignore[arg-type]
 
@@ -311,10 +315,9 @@ def _array(name: str, value: Any) -> np.ndarray:
 
 def _arrays(dataset: Dataset) -> dict[str, Any]:
     """A data set by the names of MedMNIST's layout."""
-    about = ("name", "class_names", "licence", "synthetic", "caution")
-    arrays: dict[str, Any] = {
-        field: np.array(value) for field in about if (value := getattr(dataset, field))
-    }
+    arrays: dict[str, Any] = {"class_names": np.array(dataset.class_names)}
+    about = {f"about_{field}": getattr(dataset, field) for field in ABOUT}
+    arrays |= {name: np.array(value) for name, value in about.items() if value}
     for which in SETS:
         examples = getattr(dataset, which)
         arrays |= {f"{which}_images": examples.images, f"{which}_labels": examples.labels}

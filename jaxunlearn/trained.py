@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -32,6 +33,7 @@ from jaxunlearn.training.sweep import predict
 # What makes a model whatever its architecture and method; all that these import counts too.
 MAKING = ("jaxunlearn.training.loop", "jaxunlearn.training.sweep", "jaxunlearn.augment.build")
 
+WHY = "why.json"  # beside the parameters that are left of a run that diverged
 WATCHING = ("jaxunlearn.watch",)  # and what makes one that is watched
 
 
@@ -198,6 +200,16 @@ class Trainer:
             self._obtained[recipe.key] = self._find_or_make(recipe)
         return self._obtained[recipe.key]
 
+    def attempt(self, recipe: Recipe) -> Trained | None:
+        """The same of a method; None where it diverges, or has before, as `why_lost` tells then."""
+        if processes.from_first(lambda: why_lost(self.diverged, recipe)):
+            return None
+        try:
+            return self.obtain(recipe)
+        except Diverged as error:
+            self.console.print(str(error), highlight=False, markup=False)
+            return None
+
     def _find_or_make(self, recipe: Recipe) -> Trained:
         """The stored model, verified, or a new one."""
         label = f"seed {recipe.seed} · {recipe.name}"
@@ -309,13 +321,12 @@ class Trainer:
             self._fail(recipe, problem, jax.device_get(result.variables))
         return logits
 
-    def left(self, recipe: Recipe) -> Path:
-        """Where the last finite parameters are, if the recipe's run diverged."""
-        return self.diverged / f"{recipe.name}-seed{recipe.seed}"
-
     def _fail(self, recipe: Recipe, problem: object, variables: Variables) -> NoReturn:
         """Keeps the last finite parameters and says where."""
-        path = self.left(recipe)
+        path = _left(self.diverged, recipe)
+        message = (
+            f"{recipe.name}, seed {recipe.seed}: {problem}; the last finite parameters: {path}"
+        )
 
         def keep() -> None:
             files.remove(path)
@@ -323,11 +334,30 @@ class Trainer:
             with files.whole(path) as name:
                 name.mkdir()
                 save_tree(name / "variables", variables)
+                told = {"key": recipe.key, "message": message}
+                files.write_text(name / WHY, json.dumps(told))
 
         processes.from_first(keep)
-        raise Diverged(
-            f"{recipe.name}, seed {recipe.seed}: {problem}; the last finite parameters: {path}"
-        )
+        raise Diverged(message)
+
+
+def _left(diverged: Path, recipe: Recipe) -> Path:
+    """Where the last finite parameters are, if the recipe's run diverged."""
+    return diverged / f"{recipe.name}-seed{recipe.seed}"
+
+
+def why_lost(diverged: Path, recipe: Recipe) -> str:
+    """The message of the recipe's run that diverged; "" where there is none.
+
+    Args:
+      diverged: as of `Trainer`.
+      recipe: of this very model; another one of its name may fare otherwise.
+    """
+    try:
+        why = json.loads((_left(diverged, recipe) / WHY).read_text(encoding="utf-8"))
+        return why["message"] if why["key"] == recipe.key else ""
+    except (OSError, ValueError, TypeError, KeyError):
+        return ""
 
 
 def _nothing() -> None:

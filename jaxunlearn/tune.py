@@ -39,7 +39,7 @@ from ml_collections import ConfigDict
 
 from jaxunlearn import config as config_lib
 from jaxunlearn import metrics, processes, workdir
-from jaxunlearn.errors import Diverged, UserError
+from jaxunlearn.errors import UserError
 from jaxunlearn.grid import cells
 from jaxunlearn.keys import stage_rng
 from jaxunlearn.methods.table import find
@@ -195,10 +195,13 @@ def halving(
 def choose(one: Experiment, trainer: Trainer) -> tuple[Experiment, dict[str, Tuned]]:
     """The experiment with tuned methods, and what was tried for each; as it is where none is tuned.
 
+    Of several methods one whose trials all diverge stays as it is given.
+
     Raises:
-      UserError: every trial of an entry diverged.
+      UserError: every trial of the only one diverged.
     """
-    tuned = {name: _tune(one, name, trainer) for name, _ in _entries(one)}
+    found = {name: _tune(one, name, trainer) for name, _ in _entries(one)}
+    tuned = {name: each for name, each in found.items() if each is not None}
     if not tuned:
         return one, tuned
     changed = _with(one, {name: found.chosen.changes for name, found in tuned.items()})
@@ -232,8 +235,8 @@ def _candidates(one: Experiment, settings: ConfigDict) -> list[Changes]:
     return candidates(tune, settings, config.tune.trials, config.seeds[0])
 
 
-def _tune(one: Experiment, name: str, trainer: Trainer) -> Tuned:
-    """Tries an entry's candidates."""
+def _tune(one: Experiment, name: str, trainer: Trainer) -> Tuned | None:
+    """Tries an entry's candidates; None where all diverge."""
     config, settings = one.cell.config, one.cell.config.methods[name]
     recipes = one.recipes(config.seeds[0])
     original = _read(one, trainer.obtain(recipes["original"]))
@@ -248,7 +251,7 @@ def _tune(one: Experiment, name: str, trainer: Trainer) -> Tuned:
     def attempt(changes: Changes) -> Trial:
         recipe = _recipe(one, name, changes)
         if recipe.key not in tried:
-            trained = _obtain(recipe, trainer)
+            trained = trainer.attempt(recipe)
             value: dict[str, Any] = {"gaps": None, "misses_more": False, "seconds": 0.0}
             if trained:
                 value = processes.from_first(functools.partial(judge, trained))
@@ -262,10 +265,14 @@ def _tune(one: Experiment, name: str, trainer: Trainer) -> Tuned:
     trials = list(tried.values())
     chosen = min(trials, key=lambda trial: trial.score)
     if chosen.gaps is None:
-        raise UserError(
+        message = (
             f"config.methods.{name}: each of its {len(trials)} trials diverged; give it a lower "
             "lr to start from, or set config.tune.trials higher"
         )
+        if len(config.methods) == 1 or one.cell.point:
+            raise UserError(message)
+        trainer.console.print(message, highlight=False, markup=False)
+        return None
     return Tuned(trials, chosen, given)
 
 
@@ -278,17 +285,6 @@ def _recipe(one: Experiment, name: str, changes: Changes) -> Recipe:
     """Of a trial, under a name that tells it from others."""
     recipe = _with(one, {name: changes}).recipes(one.cell.config.seeds[0])[name]
     return dataclasses.replace(recipe, name=f"{name} {_text(changes)} ({recipe.key[:8]})")
-
-
-def _obtain(recipe: Recipe, trainer: Trainer) -> Trained | None:
-    """The trial's model; None where it diverges, or has before, as what it left tells."""
-    if processes.from_first(trainer.left(recipe).exists):
-        return None
-    try:
-        return trainer.obtain(recipe)
-    except Diverged as error:
-        trainer.console.print(str(error), highlight=False, markup=False)
-        return None
 
 
 def _read(one: Experiment, trained: Trained) -> dict[str, metrics.Predictions]:

@@ -116,6 +116,7 @@ def make_jobs(config: ConfigDict, folder: str, estimates: bool = True) -> list[J
     from jaxunlearn import estimate, tune
     from jaxunlearn.data.dataset import SETS
     from jaxunlearn.prepared import Prepared
+    from jaxunlearn.trained import why_lost
 
     tune.check_at_once(config)
     ready = Prepared(config, folder, Console(quiet=True))
@@ -146,7 +147,9 @@ def make_jobs(config: ConfigDict, folder: str, estimates: bool = True) -> list[J
         missing = [
             name
             for name in names
-            if not made(recipes[name].key) and recipes[name].key not in counted
+            if not made(recipes[name].key)
+            and recipes[name].key not in counted
+            and not why_lost(ready.diverged(one), recipes[name])
         ]
         counted.update(recipes[name].key for name in missing)
         costs = [cost(one.cell.label, name, recipes) for name in missing if estimates]

@@ -343,7 +343,7 @@ def test_training_that_diverges_says_where_and_keeps_the_last_good_parameters(co
     assert not (tmp_path / "run" / "metrics.json").exists()
 
 
-def test_of_several_methods_one_that_diverges_is_left_out(config, tmp_path):
+def test_of_several_methods_one_that_diverges_is_left_out(config, tmp_path, monkeypatch):
     config.methods = config_lib.methods(
         finetune={"epochs": 1, "batch_size": 16, "lr": 1e9},
         ssd={"batch_size": 16},
@@ -356,6 +356,10 @@ def test_of_several_methods_one_that_diverges_is_left_out(config, tmp_path):
         f"ssd-seed{seed}.csv" for seed in config.seeds
     }
     assert (tmp_path / "run" / "diverged" / f"finetune-seed{config.seeds[0]}").is_dir()
+    with monkeypatch.context() as patched:  # known to diverge, it is not tried again
+        patched.setattr(trained.Trainer, "_train", None)
+        again, _ = run(config, tmp_path / "run")
+    assert again == report
     del config.methods["ssd"]
     with pytest.raises(UserError, match=r"^finetune, seed 0: .* the last finite parameters"):
         run(config, tmp_path / "alone")

@@ -110,7 +110,7 @@ def other(report, path, value):
             0.5,
             "settings.salun.lr is 0.* and 0.5; give runs",
         ),
-        (["models"], {}, "models is .* and "),
+        (["models"], {}, "three and five have no models in common"),
     ],
 )
 def test_results_of_other_experiments_are_refused(folders, path, value, message):
@@ -118,6 +118,16 @@ def test_results_of_other_experiments_are_refused(folders, path, value, message)
     other(reports["five"], path, value)
     with pytest.raises(UserError, match=message):
         pool.pool(reports)
+
+
+def test_a_method_that_one_seed_lacks_is_left_out(folders):
+    reports = load(folders, "three", "five")
+    del reports["five"]["models"]["salun"]
+    reports["five"]["notes"].append("salun is left out, as it diverged: why")
+    pooled = pool.pool(reports)
+    assert "salun" in reports["three"]["models"] and "salun" not in pooled["models"]
+    assert pooled["seeds"] == [3, 5] and len(pooled["models"]["original"]["per_seed"]) == 2
+    assert "salun is left out, as it diverged: why" in pooled["notes"]
 
 
 def test_grids_are_refused():
@@ -161,6 +171,6 @@ def test_the_command(folders, tmp_path):
         status, _, err = run("--workdir=more", folders / "three", "five")
         assert status == 2 and "five/config.json cannot be read as a run's config" in err
     report = json.loads((five / "metrics.json").read_text())
-    (five / "metrics.json").write_text(json.dumps({**report, "models": []}))
+    (five / "metrics.json").write_text(json.dumps({**report, "models": 3}))
     status, _, err = run("--workdir=more", folders / "three", "five")
     assert status == 2 and "five is damaged; rerun the command" in err

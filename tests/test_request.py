@@ -321,6 +321,11 @@ def test_a_second_call_finds_what_the_first_has_made(data, given, tmp_path):
     assert "in the store" not in text.getvalue()[len(before) :]
 
 
+def turned(variables, images, train, key):
+    logits, state = as_model(Linear()).apply(variables, images, train, key)
+    return -3 * logits, state
+
+
 def test_calls_that_share_a_folder_keep_their_results_apart(data, given, tmp_path):
     text = io.StringIO()
     settings = {"method": "finetune", "folder": tmp_path, "console": Console(file=text), **SETTINGS}
@@ -334,6 +339,12 @@ def test_calls_that_share_a_folder_keep_their_results_apart(data, given, tmp_pat
     for done, expected in ((first, [1, 2]), (second, [3, 4])):
         with np.load(done.folder / "split.npz") as split:
             assert split["forget"].tolist() == expected
+    # The same variables in another model are another call.
+    third = unlearn(
+        Model(as_model(Linear()).init, turned), given[1], arrays_of(data), [1, 2], **settings
+    )
+    assert third.folder != first.folder
+    assert (first.folder / "metrics.json").read_bytes() == written
     text.truncate(0)
     again = unlearn(*given, arrays_of(data), [1, 2], **settings)
     assert again.folder == first.folder and again.results == first.results
@@ -404,7 +415,8 @@ def test_models_at_hand_are_known_by_all_that_they_compute():
         return images.reshape(len(images), -1) @ variables["params"]["w"], {"count": {"seen": seen}}
 
     start = {"params": {"w": jnp.zeros((64, 2))}, "count": {"seen": jnp.int32(0)}}
-    assert key(Model(lambda key, images: start, counting))  # whole numbers have no gradient
+    count = Model(lambda key, images: start, counting)  # whole numbers have no gradient
+    assert key(count) not in keys and key(count) == key(count)
 
 
 def test_it_runs_within_an_event_loop_as_in_a_notebook(data, given):

@@ -104,7 +104,7 @@ def test_the_case_of_index_and_set_is_free(write):
     assert table.column("Patient")["test"].tolist() == ["", "", "A"]
 
 
-@pytest.mark.parametrize("words", ["train,test", "Train,", "training,Validation"])
+@pytest.mark.parametrize("words", ["train,test", "Test,", "training,Validation"])
 def test_a_column_of_sets_under_another_name_is_refused(write, words):
     first, second = words.split(",")
     lines = ["index,fold,patient", f"0,{first},A", f"0,{second},B"]
@@ -112,8 +112,9 @@ def test_a_column_of_sets_under_another_name_is_refused(write, words):
         rows.read(write(lines), "path", dataset())
     lines = ["index,set,fold,patient", f"0,train,{first},A", f"0,test,{second},B"]
     assert rows.read(write(lines), "path", dataset()).columns == ("fold", "patient")
-    others = ["index,fold,patient", f"0,{first},A", "1,3,B"]
-    assert rows.read(write(others), "path", dataset()).columns == ("fold", "patient")
+    for word in ("3", ""):  # as a column "use" of "training" and nothing else may have
+        others = ["index,fold,patient", f"0,{first if word else 'training'},A", f"1,{word},B"]
+        assert rows.read(write(others), "path", dataset()).columns == ("fold", "patient")
 
 
 def test_several_ids_in_one_text_are_told_how_to_be_given(write):
@@ -211,12 +212,14 @@ def test_padded_numbers_are_numbers_and_texts_are_named_by_their_table(tmp_path)
     asked.kind, asked.groups = "groups", (7,)
     split, _ = forget.resolve(asked, found)
     assert split.forget.tolist() == list(range(16, 24))  # patient "007"
-    # "7" and "07" are two patients, so that none is number 7.
-    for name in (lambda patient: "0" * patient + "7", lambda patient: f"P{patient}"):
-        found = by_groups(tmp_path, lines(name))
-        assert [found.group_names[i] for i in found.train.groups[::8]] == list(map(name, range(6)))
-        with pytest.raises(UserError, match=r"texts, such as '.*'; name them by forget.kind='tabl"):
-            forget.resolve(asked, found)
+    with pytest.raises(
+        UserError, match=r"patient is both '.*7' and '.*7'; write one id in one way"
+    ):
+        by_groups(tmp_path, lines(lambda patient: "0" * (patient % 3) + f"{patient // 3 + 7}"))
+    found = by_groups(tmp_path, lines(lambda patient: f"P{patient}"))
+    assert [found.group_names[i] for i in found.train.groups[::8]] == [f"P{i}" for i in range(6)]
+    with pytest.raises(UserError, match=r"texts, such as 'P0'; name them by forget.kind='table'"):
+        forget.resolve(asked, found)
     asked.groups = ()
     assert len(forget.resolve(asked, found)[0].forget)  # random ones need no names
 

@@ -286,8 +286,9 @@ def test_moved_is_the_relative_distance():
     assert drift.moved(old, old) == 0.0
 
 
-def loss(request, because, by, interval, budget, **too_few):
-    return verdicts.Loss(request, because, by, interval, budget, 0.5, too_few)
+def loss(request, because, by, interval, budget, over="test images", **too_few):
+    exact = because == "moved"
+    return verdicts.Loss(request, because, by, interval, budget, 0.5, too_few, over, exact)
 
 
 def test_the_verdict_is_the_first_sure_loss_above_its_budget():
@@ -300,7 +301,7 @@ def test_the_verdict_is_the_first_sure_loss_above_its_budget():
         loss(3, "risk_rise 20:1", 60.0, (20.0, 100.0), 10.0),
         loss(4, "TA_lost", 9.0, (7.0, 11.0), 1.0),
     ]
-    assert verdicts.budget(losses, 1) == {
+    assert verdicts.budget(losses) == {
         "verdict": "retrain",
         "request": 3,
         "because": "TA_lost",
@@ -312,23 +313,25 @@ def test_the_verdict_is_the_first_sure_loss_above_its_budget():
         "too_few": {},
         "unknown": ["fnr_rise"],
     }
-    unclear = verdicts.budget(losses[:4], 5)
+    unclear = verdicts.budget([each._replace(over="seeds") for each in losses[:4]])
     assert (unclear["verdict"], unclear["request"], unclear["over"]) == ("unclear", 2, "seeds")
-    of_few = verdicts.budget([losses[0], losses[3]], 1)
+    of_few = verdicts.budget([losses[0], losses[3]])
     assert (of_few["verdict"], of_few["too_few"]) == ("unclear", {"malignant": 5})
-    assert verdicts.budget(losses[:2], 1) == {
+    assert verdicts.budget(losses[:2]) == {
         "verdict": "keep",
         **dict.fromkeys(("request", "because", "by", "interval", "budget", "retrained")),
         "over": "test images",
         "too_few": {},
         "unknown": ["fnr_rise"],
     }
-    # The same loss in all seeds, as of one model, has no spread to judge it by.
-    alike = verdicts.budget([loss(1, "TA_lost", 2.0, (2.0, 2.0), 1.0)], 3)
-    assert (alike["verdict"], alike["request"], alike["unknown"]) == ("unclear", 1, [])
-    exact = verdicts.budget([loss(2, "moved", 12.0, None, 10.0)], 1)  # a distance has no interval
+    # A collapse loses every image: its interval has no width, and it is sure.
+    assert verdicts.budget([loss(1, "fnr_rise", 100.0, (100, 100), 2.0)])["verdict"] == "retrain"
+    # Images of one patient have no interval, and are no distance.
+    patient = verdicts.budget([loss(1, "fnr_rise", 10.0, None, 2.0)])
+    assert (patient["verdict"], patient["unknown"]) == ("unclear", [])
+    exact = verdicts.budget([loss(2, "moved", 12.0, None, 10.0)])  # a distance has no interval
     assert (exact["verdict"], exact["request"], exact["because"]) == ("retrain", 2, "moved")
-    assert verdicts.budget([loss(1, "TA_lost", 1.0, (0.5, 1.5), 1.0)], 1)["verdict"] == "keep"
+    assert verdicts.budget([loss(1, "TA_lost", 1.0, (0.5, 1.5), 1.0)])["verdict"] == "keep"
 
 
 def changed(report, request, mean, interval):
@@ -338,6 +341,7 @@ def changed(report, request, mean, interval):
         for model in step["models"].values():
             for values in model["per_seed"]:
                 values["n"]["test"] = 600
+                values["groups"] = {"test": 300, "malignant": 40}
                 values["counts"] = {"tp": 90, "fn": 10, "fp": 50, "tn": 450}
         if step["number"] == request:
             step["models"]["salun"]["mean"].update(mean)
@@ -388,6 +392,39 @@ def test_few_images_decide_nothing(finished):
     found = results.chain("made", report["budget"], asked, steps)["verdicts"]["salun"]
     assert (found["verdict"], found["because"]) == ("unclear", "fnr_rise")
     assert found["too_few"] == {"malignant": 5}
+
+
+def test_seeds_that_lose_the_same_are_judged_over_test_images(finished):
+    """As three trainings that all end as one constant answer."""
+    _, report, _ = finished
+    steps, asked = changed(report, 3, {"TA_lost": 40.0}, {"TA_lost": [40.0, 40.0]})
+    for step in steps:
+        model = step["models"]["salun"]
+        (one,) = model["per_seed"]
+        model["per_seed"] = [json.loads(json.dumps(one)) for _ in range(3)]
+        for values, low in zip(model["per_seed"], (33.0, 31.0, 35.0), strict=True):
+            values["intervals"]["TA_lost"] = [low, 80.0 - low]
+    found = results.chain("made", report["budget"], asked, steps)["verdicts"]["salun"]
+    assert (found["verdict"], found["because"], found["over"]) == (
+        "retrain",
+        "TA_lost",
+        "test images",
+    )
+    assert found["interval"] == [31.0, 49.0] and found["too_few"] == {}
+
+
+def test_few_patients_decide_nothing_however_many_images_they_have(finished):
+    _, report, _ = finished
+    steps, asked = changed(report, 3, {"fnr_rise": 40.0}, {"fnr_rise": [10.0, 70.0]})
+    assert results.chain("m", report["budget"], asked, steps)["verdicts"]["salun"]["verdict"] == (
+        "retrain"
+    )
+    for step in steps:
+        step["models"]["salun"]["per_seed"][0]["groups"] = {"test": 300, "malignant": 5}
+    found = results.chain("m", report["budget"], asked, steps)
+    assert found["verdicts"]["salun"]["too_few"] == {"malignant groups": 5}
+    (sheet,) = sheets.make_sheets(found)
+    assert any("(5 groups of malignant test images)" in finding for finding in sheet.findings)
 
 
 def test_several_seeds_give_intervals_over_seeds(tmp_path):

@@ -486,6 +486,16 @@ def test_where_all_diverge_the_method_is_named(data, tmp_path, monkeypatch):
         run(config, tmp_path / "run")
 
 
+def test_of_several_methods_one_whose_trials_all_diverge_is_left_out(data, tmp_path, monkeypatch):
+    diverging(monkeypatch, lambda settings: settings.method == "finetune")
+    config = config_of(data, trials=2, finetune={"epochs": 2, **FEW}, ssd=FEW)
+    report, text = run(config, tmp_path / "run")
+    assert "finetune" not in report["models"] and "ssd" in report["models"]
+    assert list(tuning(tmp_path / "run")["methods"]) == ["ssd"]
+    assert "config.methods.finetune: each of its 3 trials diverged" in " ".join(text.split())
+    assert any("finetune is left out, as it diverged" in note for note in report["notes"])
+
+
 def test_an_original_that_diverges_is_no_trial(data, tmp_path, monkeypatch):
     def fail(self, recipe, *args):
         self._fail(recipe, "the loss is nan", {"params": {"w": np.zeros(2)}})

@@ -98,9 +98,15 @@ def _grouped(dataset: Dataset, path: str, column: str) -> Dataset:
                 f"have no {column}; give each a row with one, or leave all of a set out but train"
             )
     known = np.unique(np.concatenate(list(texts.values())))
-    # "007" is number 7, unless there is a "7" too.
     numbers = all(re.fullmatch("[0-9]{1,9}", text) for text in known)
-    numbers = numbers and len(set(map(int, known))) == len(known)
+    written: dict[int, str] = {}
+    for text in map(str, known if numbers else ()):
+        other = written.setdefault(int(text), text)
+        if other != text:
+            raise UserError(
+                f"data.groups={shown(path)}: {column} is both {shown(other)} and {shown(text)}; "
+                "write one id in one way, or put a letter before ids that are no numbers"
+            )
 
     def with_groups(which: str) -> Examples:
         found = texts.get(which)

@@ -11,7 +11,9 @@ from jaxunlearn.data.dataset import SETS, Dataset, Examples
 from jaxunlearn.errors import UserError, shown
 
 _NEEDED = tuple(f"{name}_{kind}" for name in SETS for kind in ("images", "labels"))
-_ABOUT = ("name", "licence", "synthetic", "caution")  # of `Dataset`
+ABOUT = ("name", "licence", "synthetic", "caution", "group_names")  # of `Dataset`
+_ABOUT = tuple(f"about_{field}" for field in ABOUT)
+_TEXTS = ("class_names", "about_group_names")
 _OPTIONAL = (*(f"{name}_groups" for name in SETS), "class_names", *_ABOUT)
 _FORM = reading.Form(
     "a .npz in MedMNIST's layout",
@@ -26,8 +28,7 @@ def load(config: Any) -> Dataset:
     `[N, H, W, C]`, `*_labels` integers `[N]` or `[N, 1]` and, where wanted, `*_groups` integers
     `[N]` (patient or lesion id, one numbering for the three sets); and, where wanted,
     `class_names`, a unicode array `[num_classes]`. Without it the classes are named "0", "1", ...
-    What results say of the data may be there too: `name`, `licence` and `caution`, a text each, and
-    `synthetic`.
+    What a `Dataset` says of its data may be there too, such as `about_licence`: the fields `ABOUT`.
 
     Args:
       config: the `data` config; `path` is the file.
@@ -53,13 +54,13 @@ def load(config: Any) -> Dataset:
             f"{shown(config.path)}: {len(class_names)} class; at least 2 are needed: give images "
             "of another one"
         )
-    return Dataset(about.pop("name", Path(config.path).stem), *sets, class_names, **about)
+    return Dataset(about.pop("name", "") or Path(config.path).stem, *sets, class_names, **about)
 
 
 def read(
     path: str | os.PathLike,
 ) -> tuple[tuple[Examples, Examples, Examples], tuple[str, ...], dict[str, Any]]:
-    """A file in MedMNIST's layout: train, val and test; class names, () where none; `_ABOUT`."""
+    """A file in MedMNIST's layout: train, val and test; class names, () where none; `ABOUT`."""
     path = reading.regular(path, "data.path", _FORM)
     arrays = reading.npz(
         path, _FORM, _NEEDED, _OPTIONAL, check=lambda declared: _check(path, declared)
@@ -75,10 +76,14 @@ def read(
     try:
         # Without class_names, (): four bytes of an array of text may be no character.
         class_names = tuple(arrays.get("class_names", np.array([])).tolist())
-        about = {name: arrays[name].item() for name in _ABOUT if name in arrays}
+        about = {
+            field: tuple(found) if isinstance(found := arrays[name].tolist(), list) else found
+            for field, name in zip(ABOUT, _ABOUT, strict=True)
+            if name in arrays
+        }
     except ValueError as error:
         raise UserError(
-            f"{reading.named(path)}: class_names, {', '.join(_ABOUT)} are no text; save them again"
+            f"{reading.named(path)}: class_names or {' or '.join(_ABOUT)} is no text; save it again"
         ) from error
     return (sets[0], sets[1], sets[2]), class_names, about
 
@@ -86,11 +91,12 @@ def read(
 def _check(path: Path, declared: dict[str, reading.Declared]) -> None:
     """Raises at the first array of a type or shape that will not do."""
     for name, array in declared.items():
-        if name == "class_names":
+        if name in _TEXTS:
             fits = array.dtype.kind == "U" and array.ndim == 1 and array.nbytes <= 2**24
-            allowed = "a unicode array [num_classes] of up to 16 MiB"
+            allowed = "a unicode array [N] of up to 16 MiB"
         elif name in _ABOUT:
-            kind, allowed = ("b", "one truth") if name == "synthetic" else ("U", "one short text")
+            truth = name == "about_synthetic"
+            kind, allowed = ("b", "one truth") if truth else ("U", "one short text")
             fits = array.dtype.kind == kind and array.ndim == 0 and array.nbytes <= 2**14
         elif name.endswith("_images"):
             fits = array.dtype == np.uint8 and array.ndim in (3, 4) and array.nbytes > 0

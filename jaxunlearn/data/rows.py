@@ -87,10 +87,10 @@ def read(path: str, what: str, dataset: Dataset) -> Table:
             found.append((place, dict(zip(header, values, strict=True))))
         for column in columns if not place_of else ():
             words = {given[column].lower() for _, given in found} - {""}
-            if words and words <= SET_WORDS:
+            if words <= SET_WORDS and words - {"train", "training"}:  # not of train alone
                 raise UserError(
                     f"{name} has no column 'set', and its column {shown(column)} looks like it; "
-                    f"name it 'set', of {', '.join(SETS)}"
+                    f"name it 'set', with the words {', '.join(SETS)}"
                 )
         seen: set[tuple[str, int]] = set()
         for place, given in found:
@@ -137,7 +137,7 @@ def select(table: Table, column: str, ids: Iterable[object]) -> np.ndarray:
             several = tuple(part.strip() for part in value.split(","))
             advice = near(value, known)
             if known.issuperset(several):
-                advice = f'; give several as --config.forget.ids="{shown(several)}"'
+                advice = f'; give several as --config.forget.ids="{shown(several, 1000)}"'
             raise UserError(
                 f"forget.ids: no training image of {reading.named(table.path)} has {column} "
                 f"{shown(value)}, among {len(known)} values{advice}"

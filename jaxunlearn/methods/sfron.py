@@ -9,7 +9,8 @@ CIFAR-10, over 45,000 retained images, are 4.3 epochs; the budget is given in ep
 5 over the 40,500 that a validation set leaves are 1585 steps. The rate falls from one step of
 ascent to the next.
 
-A cycle is two passes, as checkpoints and `config.watch` count them.
+A cycle is two passes, as checkpoints and `config.watch` count them. A retain set that is smaller
+than a batch is repeated until it fills one.
 
 The optimizer, and so the momentum, is shared with the steps on retain, which move all weights. The
 published setting for CIFAR-10 switches the paper's slow weights off (β = 1), so they are not here.

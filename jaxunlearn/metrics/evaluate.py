@@ -148,6 +148,15 @@ def _sizes(case: Case) -> dict[str, int]:
     return {name: len(predictions.labels) for name, predictions in sets.items()}
 
 
+def _groups(case: Case) -> dict[str, int] | None:
+    """The number of patients or lesions of test and of its malignant examples, where known."""
+    groups = case.test.groups
+    if groups is None:
+        return None
+    sets = {"test": groups, "malignant": groups[case.truth]}
+    return {name: len(np.unique(ids)) for name, ids in sets.items()}
+
+
 def _ta_forgotten(case: Case) -> float | None:
     """Accuracy on test examples of the forgotten classes; None where there are none."""
     if case.test_forgotten is None or len(case.test_forgotten.labels) == 0:
@@ -235,6 +244,7 @@ METRICS: dict[str, Metric] = {
         note="UA new: UA of the images of the last request alone, in %",
     ),
     "n": Metric(_sizes, unit="examples"),
+    "groups": Metric(_groups, unit="groups"),
     "accuracy_over_unseen": _over_unseen(
         unlearning.is_correct, "Δ accuracy", unit="percentage points", scale=100
     ),

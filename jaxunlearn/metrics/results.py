@@ -28,7 +28,7 @@ import copy
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NotRequired, TypedDict, cast, final
+from typing import Any, Literal, NamedTuple, NotRequired, TypedDict, cast, final
 
 import numpy as np
 
@@ -544,10 +544,7 @@ def chain(
     ]
     methods = [model for model in steps[0]["models"] if model not in REFERENCES]
     found = {
-        method: verdicts.budget(
-            [loss for step in steps for loss in _losses(step, method, budget)],
-            len(steps[0]["seeds"]),
-        )
+        method: verdicts.budget([loss for step in steps for loss in _losses(step, method, budget)])
         for method in methods
     }
     allowed = {key: budget[key] for key in LOSES}
@@ -573,22 +570,38 @@ def _losses(step: Step, method: str, budget: Mapping[str, float]) -> list[verdic
         if not most or key not in model["mean"]:
             continue
         counts = {name: sizes[name] for name in images}
-        if counts:
-            counts["seeds"] = len(model["per_seed"])
+        for name, number in (model["per_seed"][0].get("groups") or {}).items():
+            if name in images:
+                counts[f"{name} groups"] = number
         scenarios = model["mean"][key] if isinstance(model["mean"][key], dict) else [""]
         for scenario in scenarios:
             path = (key, scenario) if scenario else (key,)
+            interval, over = _interval(model, path)
+            seeds = {"seeds": len(model["per_seed"])} if images and over == "seeds" else {}
             loss = verdicts.Loss(
                 request=step["number"],
                 because=" ".join(path),
                 by=dig(model["mean"], path),
-                interval=dig(model["interval"], path),
+                interval=interval,
                 budget=most,
                 retrained=dig(step["models"], (RETRAINED, "mean", *path)),
-                too_few=verdicts.too_few(counts),
+                too_few=verdicts.too_few({**counts, **seeds}),
+                over=over,
+                exact=not images,
             )
             found.append(loss)
     return found
+
+
+def _interval(model: Model, path: Sequence[str]) -> tuple[Any, Literal["test images", "seeds"]]:
+    """A loss's interval and what it is over: seeds, unless all seeds have the same loss."""
+    per_seed, interval = model["per_seed"], dig(model["interval"], path)
+    if len(per_seed) == 1:
+        return interval, "test images"
+    if interval is None or verdicts.has_width(interval):
+        return interval, "seeds"
+    own = [dig(values.get("intervals", {}), path) for values in per_seed]
+    return (None if None in own else min(own)), "test images"
 
 
 def dig(nested: Mapping[str, Any], path: Sequence[str]) -> Any:

@@ -21,6 +21,8 @@ LEAST = {
     "retain": LEAST_EXAMPLES,
     "test": LEAST_EXAMPLES,
     "malignant": 6,
+    "test groups": LEAST_EXAMPLES,
+    "malignant groups": 6,
     "seeds": 3,
 }
 
@@ -134,8 +136,8 @@ class BudgetVerdict(TypedDict):
 
     A loss of a request's is over its budget where it is above it. It is a reason to retrain where
     besides the interval's lower bound is above 0, so that it is not chance alone, and nothing is
-    `too_few`. Losses without an interval are exact; the same loss in all seeds has no spread to
-    judge it by.
+    `too_few`. A distance is exact. The same loss in all seeds, which are then perhaps of one model,
+    has the interval over test images of the seed where that reaches lowest.
 
     The bounds are for each loss of each request by itself: looking at many of them makes "retrain"
     more likely to come too early than too late.
@@ -147,12 +149,13 @@ class BudgetVerdict(TypedDict):
       because: the loss, by its key in `evaluate.METRICS` and its scenario if it has any; of
         several at one request the first of the budget's.
       by: how large it is, with several seeds the mean; in the units of the budget.
-      interval: its 95% interval; None where it is exact.
+      interval: its 95% interval; None where it is exact, or of one image or group.
       budget: what it may be.
       retrained: how large it is for retrained, where there is one: if as large, retraining is no
         remedy.
       over: the source of the uncertainty.
-      too_few: the counts that are below `LEAST`, by name: test images, malignant ones, seeds.
+      too_few: the counts that are below `LEAST`, by name: test images, malignant ones, their groups
+        where these are known, seeds.
       unknown: the losses that are undefined at some request, as a rise from no risk at all, or the
         misses among no malignant images: nothing is known of them.
     """
@@ -170,7 +173,11 @@ class BudgetVerdict(TypedDict):
 
 
 class Loss(NamedTuple):
-    """What a method has lost at one request of a sequence; the attributes are as above."""
+    """What a method has lost at one request of a sequence; the attributes are as above.
+
+    Attributes:
+      exact: whether it is what it is, as a distance, and not an estimate from images.
+    """
 
     request: int
     because: str
@@ -179,6 +186,8 @@ class Loss(NamedTuple):
     budget: float
     retrained: float | None
     too_few: dict[str, int]
+    over: Literal["test images", "seeds"]
+    exact: bool = False
 
 
 def has_width(interval: Interval) -> bool:
@@ -218,19 +227,17 @@ def false_negatives(
     return verdicts
 
 
-def budget(losses: Sequence[Loss], seeds: int) -> BudgetVerdict:
+def budget(losses: Sequence[Loss]) -> BudgetVerdict:
     """The verdict on a method's losses over a sequence of requests.
 
     Args:
       losses: those that there is a budget for, by request and then in the budget's order.
-      seeds: their number.
     """
     above = [loss for loss in losses if loss.by is not None and loss.by > loss.budget]
     sure = [
         loss
         for loss in above
-        if not loss.too_few
-        and (loss.interval is None or (has_width(loss.interval) and loss.interval[0] > 0))
+        if not loss.too_few and (loss.exact or (loss.interval is not None and loss.interval[0] > 0))
     ]
     first = next(iter([*sure, *above]), None)
     return {
@@ -241,7 +248,7 @@ def budget(losses: Sequence[Loss], seeds: int) -> BudgetVerdict:
         "interval": first and first.interval,
         "budget": first and first.budget,
         "retrained": first and first.retrained,
-        "over": "seeds" if seeds > 1 else "test images",
+        "over": (first or losses[0]).over if losses else "test images",
         "too_few": first.too_few if first else {},
         "unknown": list(dict.fromkeys(loss.because for loss in losses if loss.by is None)),
     }
@@ -253,7 +260,9 @@ def _false_negatives(
     """One method's verdict before its p-value is corrected."""
     changes = [found["missed"] - found["missed_reference"] for found in per_seed]
     several, malignant = min(changes) < max(changes), per_seed[0]["n_malignant"]
-    counts = {"malignant": malignant, "retain": retain, "seeds": len(per_seed)}
+    counts = {"malignant": malignant, "retain": retain}
+    if several:
+        counts["seeds"] = len(per_seed)
     verdict: FalseNegativesVerdict = {
         "verdict": "no reliable difference",
         "by": sum(changes) / len(changes) if several else changes[0],

@@ -30,6 +30,8 @@ COUNTED = {
     "test": "test image{s}",
     "malignant": "malignant test image{s}",
     "benign": "benign test image{s}",
+    "test groups": "group{s} of test images",
+    "malignant groups": "group{s} of malignant test images",
     "seeds": "seed{s}",
 }
 
@@ -517,11 +519,15 @@ def _counted(counts: Mapping[str, int]) -> str:
 
 def _reliability(report: Experiment) -> list[str]:
     """The meaning of "reliably" in the findings on false negatives."""
-    over = "seeds" if len(report["seeds"]) > 1 else "test images, for this one training per model"
-    found = _false_negatives(report).values()
-    numbers = {verdict["corrected_for"] for verdict in found if verdict["by"] is not None}
-    if not numbers:
+    found = [each for each in _false_negatives(report).values() if each["by"] is not None]
+    if not found:
         return []
+    images = "test images, for this one training per model"
+    if len(report["seeds"]) > 1:
+        images = "test images, where all seeds have the same difference"
+    words = {"seeds": "seeds", "test images": images}
+    over = " or ".join(words[each] for each in words if each in {v["over"] for v in found})
+    numbers = {verdict["corrected_for"] for verdict in found}
     corrected = (
         f", with p-values Holm-corrected over the {max(numbers)} methods"
         if max(numbers) > 1
