@@ -78,6 +78,19 @@ def test_without_axes_a_seed_is_a_job_of_its_own_original(path, tmp_path):
         jobs.gather(config, str(tmp_path / "run"))
 
 
+def test_a_method_that_diverges_ends_no_job_and_is_not_waited_for(path, tmp_path):
+    lost = {**FAST, "lr": 1e9}
+    config = toy.experiment_config(path, finetune=lost, random_label=FAST)
+    folder, quiet = tmp_path / "run", Console(quiet=True)
+    (job,) = jobs.make_jobs(config, str(folder))
+    experiment.make_models(config, folder, "", 0, job.models, quiet)
+    (job,) = jobs.make_jobs(config, str(folder))
+    assert job.flops == 0  # random_label, after it, was made
+    assert list(experiment.run(config, folder, quiet)["models"]) == [
+        *("original", "retrained", "random_label"),
+    ]
+
+
 @pytest.mark.parametrize(
     "cell, seed, message", [("lr=1", 0, "unknown cell 'lr=1'"), ("", 7, "unknown seed 7")]
 )
