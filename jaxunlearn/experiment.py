@@ -116,13 +116,8 @@ def make_models(
 
 
 def _make(one: Experiment, name: str, recipe: Recipe, trainer: Trainer) -> Trained | None:
-    """A model; None for a method that diverges, which is left out.
-
-    Cells of a grid and requests of a sequence need each of theirs.
-    """
-    if name in one.cell.config.methods and not one.cell.point:
-        return trainer.attempt(recipe)
-    return trainer.obtain(recipe)
+    """A model; None where it diverges and results do without it."""
+    return trainer.attempt(recipe) if one.may_lack(name) else trainer.obtain(recipe)
 
 
 def _run_one(one: Experiment, trainer: Trainer, folder: Path) -> results.Report:
@@ -155,22 +150,23 @@ def _run_one(one: Experiment, trainer: Trainer, folder: Path) -> results.Report:
     if tuned and processes.is_first():
         tune.write(one, tuned, trainer, folder)
         machine |= {"tuning": {name: found.spent for name, found in tuned.items()}}
-    notes = [f"{name} is left out, as it diverged: {why}." for name, why in lost.items()]
     whole = {name: models for name, models in judged.items() if name not in lost}
-    return processes.from_first(lambda: _report(one, machine, whole, notes, folder))
+    return processes.from_first(lambda: _report(one, machine, whole, lost, folder))
 
 
 def _report(
     one: Experiment,
     machine: dict[str, Any],
     judged: dict[str, list[results.Judged]],
-    notes: list[str],
+    lost: dict[str, str],
     folder: Path,
 ) -> results.Report:
     """What the models' values give, written to the folder."""
     header = _describe(one, machine)
     found = {name: [model.values for model in models] for name, models in judged.items()}
-    notes = [*notes, *results.made_elsewhere(found, header), *results.stopped(found)]
+    header["left_out"] = lost
+    notes = [f"{name} is left out, as it diverged: {why}." for name, why in lost.items()]
+    notes += [*results.made_elsewhere(found, header), *results.stopped(found)]
     header["notes"] = [*header["notes"], *notes]
     report = results.assemble(
         header,

@@ -83,6 +83,13 @@ class Experiment(NamedTuple):
         labels = self.dataset.train.labels
         return forgotten_classes(labels[self.split.forget], labels[self.split.retain])
 
+    def may_lack(self, name: str) -> bool:
+        """Whether results do without a model that diverges.
+
+        They do without a method; but a grid's cells and a sequence's requests need each of theirs.
+        """
+        return name in self.cell.config.methods and not self.cell.point
+
     def predictions(self, logits: dict[str, np.ndarray]) -> dict[str, Predictions]:
         """A model's predictions on forget, retain, val and test, by its logits on each set."""
         rows: dict[str, tuple[str, Any]] = {

@@ -47,12 +47,12 @@ def pool(reports: Mapping[str, results.Results]) -> results.Report:
             )
     singles = cast(Mapping[str, results.Report], reports)
     (one, first), *others = singles.items()
-    # A method that diverged for one seed is left out of that report; notes tell.
-    common = [name for name in first["models"] if all(name in each["models"] for _, each in others)]
-    if not common:
-        raise UserError(f"{' and '.join(singles)} have no models in common; give other folders")
+    left_out: dict[str, str] = {}  # by any: what is there of the other seeds makes no row
+    for report in singles.values():
+        left_out |= report.get("left_out", {})
+    common = [name for name in first["models"] if name not in left_out]
     for other, report in others:
-        _same(one, other, _identity(first, common), _identity(report, common))
+        _same(one, other, _identity(first, left_out), _identity(report, left_out))
     where: dict[int, tuple[str, int]] = {}
     for name, report in singles.items():
         for i, seed in enumerate(report["seeds"]):
@@ -78,21 +78,23 @@ def pool(reports: Mapping[str, results.Results]) -> results.Report:
         notes += [note for note in report["notes"] if note not in local]
     notes += results.made_elsewhere(found, first)
     tuning = singles[tuned[0]]["tuning"] if tuned else {}
-    header = {**first, "seeds": seeds, "tuning": tuning, "notes": list(dict.fromkeys(notes))}
+    header = {**first, "seeds": seeds, "tuning": tuning, "left_out": left_out}
+    header["notes"] = list(dict.fromkeys(notes))
     majority = first["majority"]
     return results.conclude(header, found, majority["answer"], majority["share"])
 
 
-def _identity(report: results.Report, common: Collection[str]) -> dict[str, Any]:
-    """What tells one experiment's results from another's, by the models that both have."""
+def _identity(report: results.Report, left_out: Collection[str]) -> dict[str, Any]:
+    """What tells one experiment's results from another's."""
     shared = {field: report[field] for field in SHARED}  # type: ignore[literal-required]
     shared["request"] = {k: v for k, v in report["request"].items() if not k.endswith(FILES)}
     models = report["models"]
-    return {
-        **shared,
-        "methods": [name for name in common if name not in results.REFERENCES],
-        "settings": {name: models[name]["per_seed"][0]["made_by"] for name in common},
+    made_by = {
+        name: model["per_seed"][0]["made_by"]
+        for name, model in models.items()
+        if name not in left_out
     }
+    return {**shared, "models": sorted({*models, *left_out}), "settings": made_by}
 
 
 def _same(one: str, other: str, first: dict[str, Any], second: dict[str, Any]) -> None:

@@ -202,11 +202,21 @@ class Trainer:
 
     def attempt(self, recipe: Recipe) -> Trained | None:
         """The same of a method; None where it diverges, or has before, as `why_lost` tells then."""
-        if processes.from_first(lambda: why_lost(self.diverged, recipe)):
+
+        def known() -> str:
+            why = why_lost(self.diverged, recipe)
+            return why if why and self.store.get(recipe.key) is None else ""
+
+        why = processes.from_first(known)
+        if why:
+            text = f"diverged before, remove what is left to try again: {why}"
+            self.console.print(text, highlight=False, markup=False)
             return None
         try:
             return self.obtain(recipe)
         except Diverged as error:
+            if not processes.from_first(known):  # what it starts from diverged
+                raise
             self.console.print(str(error), highlight=False, markup=False)
             return None
 

@@ -149,7 +149,7 @@ def make_jobs(config: ConfigDict, folder: str, estimates: bool = True) -> list[J
             for name in names
             if not made(recipes[name].key)
             and recipes[name].key not in counted
-            and not why_lost(ready.diverged(one), recipes[name])
+            and not (one.may_lack(name) and why_lost(ready.diverged(one), recipes[name]))
         ]
         counted.update(recipes[name].key for name in missing)
         costs = [cost(one.cell.label, name, recipes) for name in missing if estimates]

@@ -234,6 +234,11 @@ def test_the_fingerprint_follows_the_arrays_not_the_file(tmp_path):
             "train_groups has 11 numbers for the 12 images",
         ),
         (dict(train_groups=np.array(["p"] * 12)), "train_groups are <U1 [12]"),
+        (
+            dict(train_groups=np.arange(12) // 4, about_group_names=np.array(["P1", "P2"])),
+            "there are 2 names of groups (about_group_names), and train has others; number groups",
+        ),
+        (dict(about_licence=np.array(["a", "b"])), "about_licence are <U1 [2]; allowed: one short"),
     ],
 )
 def test_each_wrong_npz_says_what_to_do(changes, message, tmp_path):

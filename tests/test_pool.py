@@ -110,7 +110,7 @@ def other(report, path, value):
             0.5,
             "settings.salun.lr is 0.* and 0.5; give runs",
         ),
-        (["models"], {}, "three and five have no models in common"),
+        (["models"], {}, "models is .* and "),
     ],
 )
 def test_results_of_other_experiments_are_refused(folders, path, value, message):
@@ -123,8 +123,12 @@ def test_results_of_other_experiments_are_refused(folders, path, value, message)
 def test_a_method_that_one_seed_lacks_is_left_out(folders):
     reports = load(folders, "three", "five")
     del reports["five"]["models"]["salun"]
+    with pytest.raises(UserError, match="models is "):  # by config, not as it diverged
+        pool.pool(reports)
+    reports["five"]["left_out"] = {"salun": "why"}
     reports["five"]["notes"].append("salun is left out, as it diverged: why")
     pooled = pool.pool(reports)
+    assert pooled["left_out"] == {"salun": "why"}
     assert "salun" in reports["three"]["models"] and "salun" not in pooled["models"]
     assert pooled["seeds"] == [3, 5] and len(pooled["models"]["original"]["per_seed"]) == 2
     assert "salun is left out, as it diverged: why" in pooled["notes"]

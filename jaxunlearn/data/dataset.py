@@ -121,6 +121,16 @@ def check(dataset: Dataset, allow_empty_classes: bool = False) -> Dataset:
                 f"{dataset.name}: {name} has {len(labels)} labels and groups of shape "
                 f"{list(examples.groups.shape)}; give one group per image"
             )
+        names = len(dataset.group_names)
+        if (
+            names
+            and examples.groups is not None
+            and not np.isin(examples.groups, range(names)).all()
+        ):
+            raise UserError(
+                f"{dataset.name}: there are {names} names of groups (about_group_names), and {name} "
+                "has others; number groups from 0, in the order of their names"
+            )
     wrong = [c for c in dataset.malignant if not 0 <= c < dataset.num_classes]
     if wrong:
         raise UserError(

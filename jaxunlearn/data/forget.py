@@ -205,9 +205,9 @@ def _groups(request: Any, dataset: Dataset) -> np.ndarray:
     if len(request.groups):
         if dataset.group_names:
             raise UserError(
-                "forget.groups takes whole numbers, and the groups of data.groups are texts, such "
-                f"as {shown(dataset.group_names[0])}; name them by forget.kind='table' with that "
-                "file as forget.path"
+                "forget.groups takes whole numbers, and the groups here are texts, such as "
+                f"{shown(dataset.group_names[0])}; name them by forget.kind='table' and the CSV "
+                "that has them, or give training indices"
             )
         _known("groups", request.groups, ids.tolist(), "a group of a training example")
         return np.flatnonzero(np.isin(groups, list(request.groups)))

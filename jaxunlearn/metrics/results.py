@@ -121,6 +121,7 @@ class Experiment(Base):
       worse_than_trivial: by cost scenario; empty where no class is malignant.
       majority: whether the reference models learned more than which class is the largest.
       evidence: whether there are enough images to judge by.
+      left_out: by method that diverged, and has no values, how.
       tuning: by method, what choosing its settings took: the number of trials, how many diverged or
         missed more malignant validation images than the original, and their seconds, without
         compilation; empty where `config.tune` did not ask for it.
@@ -137,6 +138,7 @@ class Experiment(Base):
     majority: verdicts.MajorityVerdict
     evidence: verdicts.Evidence
     tuning: dict[str, dict[str, Any]]
+    left_out: dict[str, str]
 
 
 @final
@@ -325,6 +327,7 @@ def conclude(
     report = {
         "schema": SCHEMA,
         "tuning": {},
+        "left_out": {},
         **header,
         "models": models,
         "worse_than_trivial": verdicts.trivial(means) if "risk" in first else {},
@@ -437,11 +440,11 @@ def _reduce(per_seed: Sequence[Values], reduce: Callable[[list[float]], Any]) ->
     for name, first in per_seed[0].items():
         if name in NOT_AVERAGED:
             continue
-        values = [entry[name] for entry in per_seed]
-        if isinstance(first, dict):
-            reduced[name] = _reduce(values, reduce)
-        elif any(value is None for value in values):
+        values: list[Any] = [entry.get(name) for entry in per_seed]
+        if any(value is None for value in values):
             reduced[name] = None
+        elif isinstance(first, dict):
+            reduced[name] = _reduce(values, reduce)
         elif isinstance(first, int | float):
             reduced[name] = reduce(values)
     return reduced
