@@ -128,8 +128,8 @@ def check(dataset: Dataset, allow_empty_classes: bool = False) -> Dataset:
             and not np.isin(examples.groups, range(names)).all()
         ):
             raise UserError(
-                f"{dataset.name}: there are {names} names of groups (about_group_names), and {name} "
-                "has others; number groups from 0, in the order of their names"
+                f"{dataset.name}: there are {names} names of groups (about_group_names), and "
+                f"{name} has others; number groups from 0, in the order of their names"
             )
     wrong = [c for c in dataset.malignant if not 0 <= c < dataset.num_classes]
     if wrong:
