@@ -60,7 +60,7 @@ def test_several_seeds_are_judged_by_the_t_test_over_seeds():
         {"a": [found(6), found(7), found(8)], "b": [found(3), found(4), found(5)]}, "original"
     )
     # changes 2, 3, 4: p = 1 − t/√(2 + t²) at t = 3√3
-    assert verdict["a"]["p"] == pytest.approx(1 - 27**0.5 / 29**0.5)
+    assert verdict["a"]["p"] == pytest.approx((1 - 27**0.5 / 29**0.5) / 0.9)
     assert verdict["a"]["p_corrected"] == pytest.approx(2 * verdict["a"]["p"])
     assert verdict["a"]["interval"] == pytest.approx((3 - 2.48414, 3 + 2.48414), abs=1e-4)
     assert verdict["a"]["verdict"] == "no reliable difference"  # alone it would be reliable
@@ -71,21 +71,37 @@ def test_several_seeds_are_judged_by_the_t_test_over_seeds():
     assert alone["verdict"] == "more" and alone["p_corrected"] == alone["p"]
 
 
+def test_what_every_seed_shows_over_test_images_needs_no_more_seeds():
+    # 370 of 392 missed in the mean, where retrained misses 205: t over three seeds is blind to it.
+    worse = [found(n, 205, p=1e-20, n=392) for n in (328, 389, 392)]
+    few = [found(n, 205, p=1e-20, n=392) for n in (305, 389)]
+    mixed = [found(n, 205, p=1e-20, n=392) for n in (328, 21, 392)]
+    verdict = verdicts.false_negatives({"worse": worse, "few": few, "mixed": mixed}, "retrained")
+    assert (verdict["worse"]["verdict"], verdict["worse"]["over"]) == ("more", "test images")
+    assert verdict["worse"]["p"] == pytest.approx(1e-19)
+    assert verdict["worse"]["interval"] is not None
+    assert verdict["few"]["verdict"] == "more" and verdict["few"]["too_few"] == {}
+    assert verdict["mixed"]["verdict"] == "no reliable difference"
+    assert verdict["mixed"]["over"] == "seeds"
+    # The largest counts, ten times as large: of 5% a tenth is for this.
+    one, other = (
+        verdicts.false_negatives({"m": [found(225, 205, p, n=392), *worse[1:]]}, "retrained")["m"]
+        for p in (0.0049, 0.0051)
+    )
+    assert (one["verdict"], other["verdict"]) == ("more", "no reliable difference")
+
+
 def test_seeds_without_spread_are_judged_over_test_images():
-    level = [found(9, p=0.2), found(9, p=0.04), found(9, p=0.06)]
+    level = [found(9, p=0.02), found(9, p=0.004), found(9, p=0.006)]
     sure = [found(23), found(24), found(25)]
     verdict = verdicts.false_negatives({"level": level, "sure": sure}, "retrained")
-    assert (verdict["level"]["p"], verdict["level"]["by"]) == (0.2, 5)
+    assert (verdict["level"]["p"], verdict["level"]["by"]) == (pytest.approx(0.2), 5)
     assert verdict["level"]["over"] == "test images" and verdict["level"]["interval"] is None
     assert verdict["level"]["verdict"] == "no reliable difference"
     assert verdict["sure"]["corrected_for"] == 2 and verdict["sure"]["over"] == "seeds"
     assert verdict["sure"]["p_corrected"] == pytest.approx(2 * verdict["sure"]["p"])
-    # The same model three times is as reliable as once.
-    one, three = (
-        verdicts.false_negatives({"m": [found(13, p=0.004)] * seeds}, "retrained")["m"]
-        for seeds in (1, 3)
-    )
-    assert one == three and one["verdict"] == "more"
+    none = verdicts.false_negatives({"m": [found(4)] * 3}, "retrained")["m"]
+    assert (none["by"], none["p"], none["verdict"]) == (0, 1.0, "no reliable difference")
 
 
 def test_no_malignant_image_is_no_evidence():

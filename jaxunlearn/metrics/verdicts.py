@@ -11,6 +11,9 @@ from jaxunlearn.metrics.statistics import LEVEL, holm, percent_change, t_interva
 # A corrected p-value below this makes a difference reliable.
 SIGNIFICANT = 0.05
 
+# How the two tests of several seeds share it: most of it for claims about trainings in general.
+PARTS: dict[Literal["seeds", "test images"], float] = {"seeds": 0.9, "test images": 0.1}
+
 # A rate over fewer examples may be off by more than 20 points either way: a 95% Wilson interval
 # reaches up to z / (2·√(n + z²)) from its middle, which 21 is the first n to bring below 0.2.
 LEAST_EXAMPLES = 21
@@ -36,13 +39,15 @@ class FalseNegativesVerdict(TypedDict):
       verdict: "unknown" where no test image is malignant; "no reliable difference" whatever the
         p-value where there is `too_few` of something.
       by: missed by the method minus missed by the reference, with several seeds the mean.
-      over: the source of the uncertainty: "test images" with one seed, or where all seeds have the
-        same difference, as where all are of one model; else "seeds".
-      p: exact McNemar over test images, of several seeds the largest; or Student's t of the
-        difference over seeds.
+      over: the source of the uncertainty: "test images" with one seed; with several "seeds", or
+        "test images" where these tell more.
+      p: with one seed exact McNemar over test images. With several the smaller of two, each divided
+        by its part of the 5% (`PARTS`): of Student's t of the difference over seeds, which is of
+        trainings in general; and of the largest McNemar of all seeds, where all differ in one
+        direction, which is of these trainings: few seeds cannot tell even a model that misses all.
       p_corrected: by Holm over `corrected_for` methods. More or fewer where it is below 5%.
-      interval: 95% t interval of the difference over seeds, for this method alone; None over test
-        images.
+      interval: 95% t interval of the difference over seeds, for this method alone; None with one
+        seed, or where all have the same difference.
       corrected_for: the number of methods compared.
       reference: the model compared with.
       too_few: the counts that are below `LEAST`, by name: malignant (test images), retain, and of
@@ -259,17 +264,19 @@ def _false_negatives(
 ) -> FalseNegativesVerdict:
     """One method's verdict before its p-value is corrected."""
     changes = [found["missed"] - found["missed_reference"] for found in per_seed]
-    several, malignant = min(changes) < max(changes), per_seed[0]["n_malignant"]
+    several, malignant = len(per_seed) > 1, per_seed[0]["n_malignant"]
+    spread = min(changes) < max(changes)
+    over, p = _tested(changes, max(found["p_value"] for found in per_seed))
     counts = {"malignant": malignant, "retain": retain}
-    if several:
+    if over == "seeds":
         counts["seeds"] = len(per_seed)
     verdict: FalseNegativesVerdict = {
         "verdict": "no reliable difference",
         "by": sum(changes) / len(changes) if several else changes[0],
-        "over": "seeds" if several else "test images",
-        "p": t_test(changes) if several else max(found["p_value"] for found in per_seed),
+        "over": over,
+        "p": p,
         "p_corrected": None,
-        "interval": t_interval(changes) if several else None,
+        "interval": t_interval(changes) if spread else None,
         "corrected_for": 1,
         "reference": reference,
         "too_few": too_few(counts),
@@ -277,6 +284,22 @@ def _false_negatives(
     if malignant == 0:
         verdict |= {"verdict": "unknown", "by": None, "p": None, "interval": None}
     return verdict
+
+
+def _tested(
+    changes: Sequence[int], largest: float
+) -> tuple[Literal["seeds", "test images"], float]:
+    """What a difference is tested over, and its p-value, from the largest McNemar of all seeds."""
+    if len(changes) == 1:
+        return "test images", largest
+    one_way = min(changes) > 0 or max(changes) < 0
+    p: dict[Literal["seeds", "test images"], float] = {"seeds": 1.0, "test images": 1.0}
+    if min(changes) < max(changes):
+        p["seeds"] = min(1.0, t_test(changes) / PARTS["seeds"])
+    if one_way:
+        p["test images"] = min(1.0, largest / PARTS["test images"])
+    over = min(p, key=lambda each: p[each])
+    return over, p[over]
 
 
 def trivial(means: Mapping[str, Mapping[str, Any]]) -> dict[str, TrivialVerdict]:

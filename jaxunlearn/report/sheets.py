@@ -524,7 +524,7 @@ def _reliability(report: Experiment) -> list[str]:
         return []
     images = "test images, for this one training per model"
     if len(report["seeds"]) > 1:
-        images = "test images, where all seeds have the same difference"
+        images = "test images in every seed, for these trainings"
     words = {"seeds": "seeds", "test images": images}
     over = " or ".join(words[each] for each in words if each in {v["over"] for v in found})
     numbers = {verdict["corrected_for"] for verdict in found}
@@ -643,11 +643,12 @@ def _finding(name: str, model: Model, verdict: FalseNegativesVerdict) -> str:
         f"{first['newly_missed']} newly missed, {first['newly_found']} newly found; exact McNemar "
     )
     if seeds > 1:
-        digits, over = 1, f", mean of {seeds} seeds"
-        detail = "the same difference in every seed; exact McNemar, largest "
-    if verdict["interval"] is not None:
-        low, high = verdict["interval"]
-        detail = f"95% t interval over seeds {low:+.1f} to {high:+.1f}; "
+        digits, over, detail = 1, f", mean of {seeds} seeds", "the same difference in every seed; "
+        if verdict["interval"] is not None:
+            low, high = verdict["interval"]
+            detail = f"95% t interval over seeds {low:+.1f} to {high:+.1f}; "
+        if verdict["over"] == "test images":
+            detail += "by exact McNemar in every seed, "
     detail += f"p = {verdict['p']:.2g}"
     if verdict["p_corrected"] is not None and verdict["corrected_for"] > 1:
         detail += f", Holm-corrected {verdict['p_corrected']:.2g}"
