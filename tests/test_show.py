@@ -50,7 +50,7 @@ def test_columns_are_training_images_of_all_classes_in_turn(config):
         (["--out=no/where.png", "--config.augment=crop_flip"], 2, "--out=no/where.png cannot be"),
         (["--out=sheet.xyz", "--config.augment=crop_flip"], 2, "Format 'xyz' is not supported"),
         (["--config.augment=crop_flop"], 2, "did you mean 'crop_flip'"),
-        (["--draws=0"], 2, "--draws=0"),
+        (["--draws=0"], 2, "--draws must be a positive integer, got '0'"),
     ],
 )
 def test_the_command(tmp_path, flags, code, message):
