@@ -177,18 +177,14 @@ def test_stain_of_a_grey_image_is_a_user_error():
 
 
 @pytest.mark.parametrize("shape", [(32, 32, 3), (80, 72, 1)])
-def test_pass_has_no_branches_on_accelerators_no_gathers_of_pixels_and_no_host_calls(shape):
+def test_pass_has_no_branches_on_accelerators_no_gathers_on_tpus_and_no_host_calls(shape):
     images = jnp.zeros((2, *shape), jnp.uint8)
     steps = repeat(ops.ENCODERS["rotate"](30, *shape[:2]), 2)
     for by in (ops.GATHERS, ops.PRODUCTS):
         made = jax.make_jaxpr(functools.partial(run_as_on_accelerators, by=by))(images, steps)
         assert not [word for word in ("cond[", "while[", "callback", "f64") if word in str(made)]
-        gathered = max(
-            equation.invars[1].aval.size
-            for equation in equations(made.jaxpr)
-            if equation.primitive.name == "gather"
-        )
-        assert (gathered < shape[0] * shape[1]) == (by is ops.PRODUCTS)
+        gathers = any(each.primitive.name == "gather" for each in equations(made.jaxpr))
+        assert gathers == (by is ops.GATHERS)
     assert "callback" not in str(jax.make_jaxpr(ops.run)(images, steps))
 
 
@@ -201,8 +197,12 @@ def test_large_images_are_warped_by_products_as_by_gathers(shape):
     ways += [(name, v) for name in ("translate_x", "translate_y") for v in (-99, -7, 3, 28)]
     warps = np.stack([ops.ENCODERS[name](float(v), *shape[:2]).warp for name, v in ways])
     images = np.random.default_rng(0).integers(1, 256, (len(warps), *shape), np.uint8)
-    by_products = jax.jit(ops.PRODUCTS.warp)(images, warps)
-    np.testing.assert_array_equal(by_products, jax.jit(ops.GATHERS.warp)(images, warps))
+    planes = images.transpose(0, 3, 1, 2).reshape(len(warps), shape[2], -1)
+    by_products, by_gathers = (
+        jax.jit(by.warp, static_argnums=2)(planes, warps, shape[:2])
+        for by in (ops.PRODUCTS, ops.GATHERS)
+    )
+    np.testing.assert_array_equal(by_products, by_gathers)
 
 
 @pytest.mark.parametrize("shape", [(9, 9, 3), (6, 11, 1)])

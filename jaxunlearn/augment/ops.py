@@ -25,6 +25,8 @@ from jaxunlearn.errors import UserError
 
 SAME, WARP, TABLE, AUTOCONTRAST, EQUALIZE, GREY, SMOOTH, MEAN = range(8)
 LEVELS = np.arange(256)
+WITHIN = "promise_in_bounds"  # of a gather
+Size = Sequence[int]  # (H, W)
 
 
 class Step(NamedTuple):
@@ -136,37 +138,49 @@ def run_chains(images: Array, steps: Step) -> Array:
 
 
 class LookUps(NamedTuple):
-    """How a batch `[B, H, W, C]` is looked up in.
+    """How planes, uint8 `[B, C, H·W]`, are looked up in.
 
     Attributes:
-      warp: (images, warps int32 [B, 6]) -> images.
-      levels: (images, tables uint8 [B, C, 256]) -> images.
-      histogram: images -> int32 [B, C, 256].
+      warp: (planes, warps int32 [B, 6], (H, W)) -> planes.
+      levels: (planes, tables uint8 [B, C, 256]) -> planes.
+      histogram: planes -> int32 [B, C, 256].
+      rows: (table [n, m], which of its rows int32 [...]) -> [..., m].
     """
 
-    warp: Callable[[Array, Array], Array]
+    warp: Callable[[Array, Array, Size], Array]
     levels: Callable[[Array, Array], Array]
     histogram: Callable[[Array], Array]
+    rows: Callable[[np.ndarray, Array], Array]
 
 
 def all_at_once(images: Array, steps: Step, by: LookUps) -> Array:
-    """One fixed pass without branches over all images for each op of a chain."""
+    """One fixed pass without branches over all images for each op of a chain.
 
-    def do(images, steps):
-        counts = by.histogram(images)
-        given = jnp.repeat(steps.table[:, None], images.shape[-1], axis=1)
-        tables = _chosen(steps.kind, given, {k: f(counts) for k, f in MADE_TABLES.items()})
-        bases = {kind: jax.vmap(make)(images) for kind, make in BASES.items()}
-        levelled, warped = by.levels(images, tables), by.warp(images, steps.warp)
-        blended = _blend_with(images, _chosen(steps.kind, images, bases), _each(steps.factor, 4))
-        done = dict.fromkeys((TABLE, *MADE_TABLES), levelled) | dict.fromkeys(BASES, blended)
-        images = _chosen(steps.kind, images, done | {WARP: warped})
+    In planes, whose pixels lie next to each other: in pixels of three channels a TPU would fill
+    three of its 128 lanes, and copies them into planes and back around every product.
+    """
+    count, *size, channels = images.shape
+
+    def do(planes, steps):
+        counts = by.histogram(planes)
+        given = jnp.repeat(steps.table[:, None], channels, axis=1)
+        made = {kind: make(counts, by.rows) for kind, make in MADE_TABLES.items()}
+        levelled = by.levels(planes, _chosen(steps.kind, given, made))
+        luma = grey(planes, axis=1)
+        bases = {GREY: luma, MEAN: mean(luma, axes=(1, 2)), SMOOTH: smooth(planes, size, 1)}
+        base = _chosen(steps.kind, planes, bases)
+        blended = _blend_with(planes, base, _each(steps.factor, 3))
+        done = dict.fromkeys((TABLE, *MADE_TABLES), levelled) | dict.fromkeys(bases, blended)
+        done[WARP] = by.warp(planes, steps.warp, size)
+        planes = _chosen(steps.kind, planes, done)
         # Otherwise passes in a row would be fused, and the first repeated for every later pixel.
-        return lax.optimization_barrier(images), None
+        return lax.optimization_barrier(planes), None
 
+    planes = images.transpose(0, 3, 1, 2).reshape(count, channels, -1)
     by_pass = jax.tree.map(lambda field: field.swapaxes(0, 1), steps)
     # A TPU moves three times as much in the rounds of a loop.
-    return lax.scan(do, images, by_pass, unroll=by is PRODUCTS)[0]
+    planes = lax.scan(do, planes, by_pass, unroll=by is PRODUCTS)[0]
+    return planes.reshape(count, channels, *size).transpose(0, 2, 3, 1)
 
 
 def _chosen(kinds: Array, default: Array, values: dict[int, Array]) -> Array:
@@ -224,51 +238,70 @@ def _levelled(image: Array, step: Step) -> Array:
     """Each level through a table uint8 `[C, 256]`."""
     given = jnp.tile(step.table, (image.shape[-1], 1))
     made = [
-        lambda image, _, make=make: make(histogram(image[0])).astype(jnp.uint8)
+        lambda image, _, make=make: make(histogram(image[0]), GATHERS.rows).astype(jnp.uint8)
         for make in MADE_TABLES.values()
     ]
     table = lax.switch(step.kind - TABLE, [lambda _, given: given, *made], image, given)
-    return _levels(image, table)
+    return table.at[jnp.arange(image.shape[-1]), image.astype(jnp.int32)].get(mode=WITHIN)
 
 
 def _blended(image: Array, step: Step) -> Array:
-    rows = (image.shape[1], -1)
-    makers = [lambda image, make=make: make(image[0]).reshape(rows) for make in BASES.values()]
-    base = lax.switch(step.kind - GREY, makers, image).reshape(image.shape)
+    _, *size, channels = image.shape
+
+    def full(base):
+        return jnp.broadcast_to(base, image.shape)
+
+    bases = (  # GREY, SMOOTH, MEAN
+        lambda image: full(grey(image, axis=-1)),
+        lambda image: smooth(image.reshape(-1), size, channels),
+        lambda image: full(mean(grey(image, axis=-1))),
+    )
+    in_rows = [lambda image, make=make: make(image).reshape(size[0], -1) for make in bases]
+    base = lax.switch(step.kind - GREY, in_rows, image).reshape(image.shape)
     return _blend_with(image, base, step.factor)
 
 
-# Look-ups by gathers.
-
-
-def _source(image: Array, warp: Array) -> tuple[Array, Array]:
-    """The column and the row, int32 `[H, W]` each, that a pixel comes from."""
-    y, x = jnp.arange(image.shape[0])[:, None], jnp.arange(image.shape[1])[None, :]
-    column = (warp[0] * x + warp[1] * y + warp[2]) >> 16
-    return column, (warp[3] * x + warp[4] * y + warp[5]) >> 16
-
-
 def _warp(image: Array, warp: Array) -> Array:
-    """Nearest-neighbour affine warp, 0 where the source lies outside."""
-    height, width, channels = image.shape
-    x, y = _source(image, warp)
-    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    source = jnp.where(inside, y * width + x, 0)
-    pixels = image.reshape(-1, channels).at[source].get(mode="promise_in_bounds")
-    return jnp.where(inside[:, :, None], pixels, 0)
-
-
-def _levels(image: Array, table: Array) -> Array:
-    """The image with its levels from a table uint8 `[C, 256]`."""
-    channel = jnp.arange(image.shape[-1])
-    return table.at[channel, image.astype(jnp.int32)].get(mode="promise_in_bounds")
+    """Nearest-neighbour affine warp of `[H, W, C]`."""
+    source = _source(warp, image.shape[:2])
+    inside = source >= 0
+    pixels = image.reshape(-1, image.shape[-1]).at[jnp.where(inside, source, 0)].get(mode=WITHIN)
+    return jnp.where(inside[:, None], pixels, 0).reshape(image.shape)
 
 
 def histogram(image: Array) -> Array:
-    """How often each level occurs, int32 `[C, 256]`."""
+    """How often each level occurs in `[H, W, C]`, int32 `[C, 256]`."""
     # Scatters: 60 times faster on CPU than one-hot matrix products, 15 than a sort.
-    planes = jnp.moveaxis(image, -1, 0).astype(jnp.int32)
-    return jnp.stack([jnp.zeros(256, jnp.int32).at[plane.ravel()].add(1) for plane in planes])
+    return jnp.stack([_counts(plane.ravel()) for plane in jnp.moveaxis(image, -1, 0)])
+
+
+def _counts(levels: Array) -> Array:
+    return jnp.zeros(256, jnp.int32).at[levels.astype(jnp.int32)].add(1)
+
+
+def _source(warp: Array, size: Size) -> Array:
+    """The pixel that each comes from, int32 `[H·W]`; -1 where that lies outside."""
+    height, width = size
+    y, x = jnp.arange(height)[:, None], jnp.arange(width)[None, :]
+    column = (warp[0] * x + warp[1] * y + warp[2]) >> 16
+    row = (warp[3] * x + warp[4] * y + warp[5]) >> 16
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    return jnp.where(inside, row * width + column, -1).reshape(-1)
+
+
+# Look-ups by gathers, in planes.
+
+
+def gathered_warp(planes: Array, warps: Array, size: Size) -> Array:
+    """Nearest-neighbour affine warps."""
+    source = jax.vmap(_source, in_axes=(0, None))(warps, tuple(size))[:, None]
+    pixels = jnp.take_along_axis(planes, jnp.maximum(source, 0), axis=2, mode=WITHIN)
+    return jnp.where(source >= 0, pixels, 0)
+
+
+def gathered_levels(planes: Array, tables: Array) -> Array:
+    """Each level through its table."""
+    return jnp.take_along_axis(tables, planes.astype(jnp.int32), axis=2, mode=WITHIN)
 
 
 # Look-ups by products with one-hot matrices. The compiler makes these where it multiplies: they are
@@ -278,36 +311,31 @@ EXACT = jnp.bfloat16  # of whole numbers up to 256
 SMALL = 32 * 32  # pixels of an image up to which a product over all of them moves less
 
 
-def one_hot_warp(images: Array, warps: Array) -> Array:
-    """`_warp` of each image."""
-    if images.shape[1] * images.shape[2] <= SMALL:
-        return _warp_by_pixels(images, warps)
-    return _warp_by_axes(images, warps)
+def one_hot_warp(planes: Array, warps: Array, size: Size) -> Array:
+    """`gathered_warp`."""
+    if planes.shape[-1] <= SMALL:
+        return _warp_by_pixels(planes, warps, size)
+    return _warp_by_axes(planes, warps, size)
 
 
-def _warp_by_pixels(images: Array, warps: Array) -> Array:
+def _warp_by_pixels(planes: Array, warps: Array, size: Size) -> Array:
     """A warp that may take any pixel to any other."""
-    count, height, width, channels = images.shape
-    x, y = jax.vmap(_source)(images, warps)
-    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    source = jnp.where(inside, y * width + x, -1).reshape(count, 1, -1)
-    given = source == jnp.arange(height * width)[None, :, None]
-    planes = images.transpose(0, 3, 1, 2).reshape(count, channels, -1).astype(EXACT)
-    done = _product("bcq,bqp->bcp", planes, given.astype(EXACT))
-    return done.astype(jnp.uint8).reshape(count, channels, height, width).transpose(0, 2, 3, 1)
+    source = jax.vmap(_source, in_axes=(0, None))(warps, tuple(size))[:, None]
+    given = source == jnp.arange(planes.shape[-1])[None, :, None]
+    return _product("bcq,bqp->bcp", planes.astype(EXACT), given.astype(EXACT)).astype(jnp.uint8)
 
 
-def _warp_by_axes(images: Array, warps: Array) -> Array:
+def _warp_by_axes(planes: Array, warps: Array, whole: Size) -> Array:
     """A warp along the source's rows, and then along its columns: 4/size of the arithmetic.
 
     From one source row come two pixels of an output column at most, as a step down the column moves
     by half a row or more in all of `ENCODERS`. Where it moves along the row rather, as when turned
     by a quarter, the source is transposed first.
     """
-    height, width = images.shape[1:3]
+    (height, width), shape = whole, planes.shape
     size = max(height, width)
     padding = ((0, 0), (0, 0), (0, size - height), (0, size - width))
-    planes = jnp.pad(images.transpose(0, 3, 1, 2), padding).astype(EXACT)  # [B, C, size, size]
+    planes = jnp.pad(planes.reshape(*shape[:2], *whole), padding).astype(EXACT)
     a, b, c, d, e, f = (_each(field, 4) for field in warps.T)
     across = jnp.abs(b) > jnp.abs(e)
     planes = jnp.where(across, planes.swapaxes(2, 3), planes)
@@ -331,32 +359,40 @@ def _warp_by_axes(images: Array, warps: Array) -> Array:
     wanted = y[:, :, :, None] == jnp.arange(height)[None, None, None, :, None]
     done = _product("bcrkx,brkyx->bcyx", found, wanted.astype(EXACT))
     done = jnp.where(up, done[:, :, ::-1], done)
-    return done.astype(jnp.uint8).transpose(0, 2, 3, 1)
+    return done.astype(jnp.uint8).reshape(shape)
 
 
-def one_hot_levels(images: Array, tables: Array) -> Array:
-    """`_levels` of each image: one of 16 rows of its table, then one of the row's 16 entries."""
-    count, height, width, channels = images.shape
-    high, low = _nibbles(images)
-    parts = tables.reshape(count, channels, 16, 16).astype(EXACT)
+def one_hot_levels(planes: Array, tables: Array) -> Array:
+    """`gathered_levels`: one of 16 rows of the table, then one of the row's 16 entries."""
+    high, low = _nibbles(planes)
+    parts = tables.reshape(*tables.shape[:2], 16, 16).astype(EXACT)
     rows = _product("bcij,bcip->bcjp", parts, high.astype(EXACT))
-    done = jnp.sum(jnp.where(low, rows, 0), axis=2).astype(jnp.uint8)
-    return done.reshape(count, channels, height, width).transpose(0, 2, 3, 1)
+    return jnp.sum(jnp.where(low, rows, 0), axis=2).astype(jnp.uint8)
 
 
-def one_hot_histogram(images: Array) -> Array:
-    """`histogram` of each image: how often a high half of a level meets a low one."""
-    high, low = (half.astype(EXACT) for half in _nibbles(images))
+def one_hot_histogram(planes: Array) -> Array:
+    """How often a high half of a level meets a low one."""
+    high, low = (half.astype(EXACT) for half in _nibbles(planes))
     counts = _product("bcip,bcjp->bcij", high, low, jnp.float32)  # exact up to 2²⁴ pixels
     return counts.reshape(*counts.shape[:2], 256).astype(jnp.int32)
 
 
-def _nibbles(images: Array) -> tuple[Array, Array]:
-    """The high and the low half of each level as one of 16, bool `[B, C, 16, pixels]` each."""
-    count, channels = images.shape[0], images.shape[-1]
-    levels = images.transpose(0, 3, 1, 2).reshape(count, channels, 1, -1)
+def _nibbles(planes: Array) -> tuple[Array, Array]:
+    """The high and the low half of each level as one of 16, bool `[B, C, 16, H·W]` each."""
+    # By exclusive or with the one looked for: shifted first, a level would be stored again.
     which = jnp.arange(16, dtype=jnp.uint8)[None, None, :, None]
-    return levels >> 4 == which, levels & 15 == which
+    levels = planes[:, :, None]
+    return levels ^ (which << 4) < 16, (levels ^ which) & 15 == 0
+
+
+def one_hot_rows(table: np.ndarray, which: Array) -> Array:
+    """Rows of a table of whole numbers below 2²⁴."""
+    given = which[..., None] == jnp.arange(len(table)).reshape(*[1] * which.ndim, -1)
+    numbers = jnp.asarray(table, jnp.float32)
+    rows = jnp.einsum(
+        "...i,ij->...j", given.astype(jnp.float32), numbers, precision=lax.Precision.HIGHEST
+    )
+    return rows.astype(table.dtype)
 
 
 def _product(formula: str, a: Array, b: Array, dtype: Any = EXACT) -> Array:
@@ -366,8 +402,9 @@ def _product(formula: str, a: Array, b: Array, dtype: Any = EXACT) -> Array:
 # ---- Tables and bases
 
 
-def equalize_table(counts: Array) -> Array:
+def equalize_table(counts: Array, rows: Callable) -> Array:
     """Pillow's equalize: the new levels, int32 `[..., 256]`, by how often each occurs."""
+    del rows
     levels = jnp.broadcast_to(LEVELS, counts.shape)
     below = jnp.cumsum(counts, axis=-1) - counts
     highest = jnp.max(jnp.where(counts > 0, levels, 0), axis=-1, keepdims=True)
@@ -377,14 +414,20 @@ def equalize_table(counts: Array) -> Array:
     return jnp.where(step > 0, table, levels)
 
 
-def autocontrast_table(counts: Array) -> Array:
-    """Pillow's autocontrast: the new levels, int32 `[..., 256]`, by how often each occurs."""
+def autocontrast_table(counts: Array, rows: Callable) -> Array:
+    """Pillow's autocontrast: the new levels, int32 `[..., 256]`, by how often each occurs.
+
+    Args:
+      counts: int32 `[..., 256]`.
+      rows: as in `LookUps`.
+    """
     levels = jnp.broadcast_to(LEVELS, counts.shape)
     low = jnp.min(jnp.where(counts > 0, levels, 255), axis=-1, keepdims=True)
     high = jnp.max(jnp.where(counts > 0, levels, 0), axis=-1, keepdims=True)
     exact = jnp.clip(255 * (levels - low) // jnp.maximum(high - low, 1), 0, 255)
     masks, which = _float64_shortfalls()
-    bits = jnp.asarray(masks)[jnp.asarray(which)[low[..., 0], high[..., 0]]]
+    by_high = jnp.where(levels == high, rows(which, low[..., 0]), 0)
+    bits = rows(masks, jnp.sum(by_high, axis=-1, dtype=jnp.int32))
     short = (jnp.repeat(bits, 8, axis=-1) >> (levels % 8).astype(np.uint8)) & 1
     return jnp.where(high > low, exact - short, levels)
 
@@ -408,44 +451,58 @@ def _float64_shortfalls() -> tuple[np.ndarray, np.ndarray]:
     return masks, which.reshape(256, 256).astype(np.uint16)
 
 
-def grey(image: Array) -> Array:
-    """Pillow's luma on every channel; uint8 `[H, W, C]`."""
-    if image.shape[-1] == 1:
+def grey(image: Array, axis: int) -> Array:
+    """Pillow's luma of the channels along the axis, which is kept with one; uint8."""
+    if image.shape[axis] == 1:
         return image
-    red, green, blue = (image[..., c : c + 1].astype(jnp.int32) for c in range(3))
+    red, green, blue = jnp.split(image.astype(jnp.int32), 3, axis)
     luma = (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16
-    return jnp.broadcast_to(luma.astype(jnp.uint8), image.shape)
+    return luma.astype(jnp.uint8)
 
 
-def mean(image: Array) -> Array:
-    """The mean of the luma, rounded; uint8 `[]`."""
-    luma = grey(image)[..., 0]
-    return ((2 * jnp.sum(luma, dtype=jnp.int32) + luma.size) // (2 * luma.size)).astype(jnp.uint8)
+def mean(luma: Array, axes: tuple[int, ...] | None = None) -> Array:
+    """The mean over the axes, which are kept, rounded; uint8."""
+    total = jnp.sum(luma, axes, dtype=jnp.int32, keepdims=True)
+    count = luma.size // total.size
+    return ((2 * total + count) // (2 * count)).astype(jnp.uint8)
 
 
-def smooth(image: Array) -> Array:
-    """Pillow's SMOOTH filter, 1 1 1 / 1 5 1 / 1 1 1 over 13, border as it was."""
-    height, width, channels = image.shape
-    rows = image.reshape(height, -1)
-    padded = jnp.pad(rows, ((1, 1), (channels, channels)), mode="edge").astype(jnp.uint16)
-    total = 4 * rows.astype(jnp.uint16)
-    for down in range(3):
-        for right in (0, channels, 2 * channels):
-            total += padded[down : down + height, right : right + width * channels]
-    y, x = jnp.arange(height)[:, None], jnp.arange(width * channels)[None, :] // channels
+def smooth(levels: Array, size: Size, channels: int) -> Array:
+    """Pillow's SMOOTH filter, 1 1 1 / 1 5 1 / 1 1 1 over 13, border as it was.
+
+    Args:
+      levels: uint8 `[..., H·W·channels]`, pixel after pixel, each with its channels.
+      size: (H, W).
+      channels: 1 for planes.
+    """
+    height, width = size
+    outer, row = [(0, 0)] * (levels.ndim - 1), width * channels
+
+    def of_three(values, apart):
+        """The sum of each with the one before and the one after."""
+        padded = jnp.pad(values, [*outer, (apart, apart)])
+        last = values.shape[-1]
+        return sum(padded[..., start : start + last] for start in (0, apart, 2 * apart))
+
+    exact = levels.astype(jnp.uint16)
+    total = of_three(of_three(exact, row), channels) + 4 * exact
+    y, x = np.mgrid[:height, :width]
     inside = (y > 0) & (y < height - 1) & (x > 0) & (x < width - 1)
+    inside = np.repeat(inside.reshape(-1), channels).reshape(*[1] * len(outer), -1)
     # Rounding to nearest meets no ties, 13 being odd.
-    smoothed = jnp.where(inside, ((2 * total + 13) // 26).astype(jnp.uint8), rows)
-    return smoothed.reshape(image.shape)
+    return jnp.where(inside, ((2 * total + 13) // 26).astype(jnp.uint8), levels)
 
 
-# By kind: how to make the base, uint8 `[H, W, C]`, of an image; the table, int32 `[C, 256]`, of its
-# histogram.
-BASES = {GREY: grey, SMOOTH: smooth, MEAN: lambda image: jnp.full_like(image, mean(image))}
+# By kind: how to make the table, int32 `[..., 256]`, of a histogram, with `rows` of `LookUps`.
 MADE_TABLES = {AUTOCONTRAST: autocontrast_table, EQUALIZE: equalize_table}
 
-GATHERS = LookUps(jax.vmap(_warp), jax.vmap(_levels), jax.vmap(histogram))
-PRODUCTS = LookUps(one_hot_warp, one_hot_levels, one_hot_histogram)
+GATHERS = LookUps(
+    gathered_warp,
+    gathered_levels,
+    jax.vmap(jax.vmap(_counts)),
+    lambda table, which: jnp.asarray(table)[which],
+)
+PRODUCTS = LookUps(one_hot_warp, one_hot_levels, one_hot_histogram, one_hot_rows)
 
 
 # ---- Ops outside the fixed pass
