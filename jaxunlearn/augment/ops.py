@@ -27,6 +27,7 @@ SAME, WARP, TABLE, AUTOCONTRAST, EQUALIZE, GREY, SMOOTH, MEAN = range(8)
 LEVELS = np.arange(256)
 WITHIN = "promise_in_bounds"  # of a gather
 Size = Sequence[int]  # (H, W)
+Neighbour = tuple[int, int]  # along this axis, this far
 
 
 class Step(NamedTuple):
@@ -167,7 +168,8 @@ def all_at_once(images: Array, steps: Step, by: LookUps) -> Array:
         made = {kind: make(counts, by.rows) for kind, make in MADE_TABLES.items()}
         levelled = by.levels(planes, _chosen(steps.kind, given, made))
         luma = grey(planes, axis=1)
-        bases = {GREY: luma, MEAN: mean(luma, axes=(1, 2)), SMOOTH: smooth(planes, size, 1)}
+        smoothed = smooth(planes, (2, 1), (2, size[1]), _inside(size, 1).reshape(1, 1, -1))
+        bases = {GREY: luma, MEAN: mean(luma, axes=(1, 2)), SMOOTH: smoothed}
         base = _chosen(steps.kind, planes, bases)
         blended = _blend_with(planes, base, _each(steps.factor, 3))
         done = dict.fromkeys((TABLE, *MADE_TABLES), levelled) | dict.fromkeys(bases, blended)
@@ -247,17 +249,18 @@ def _levelled(image: Array, step: Step) -> Array:
 
 def _blended(image: Array, step: Step) -> Array:
     _, *size, channels = image.shape
+    rows = (size[0], -1)
+    inside = _inside(size, channels)
 
-    def full(base):
-        return jnp.broadcast_to(base, image.shape)
+    def in_rows(base):
+        return jnp.broadcast_to(base, image.shape).reshape(rows)
 
     bases = (  # GREY, SMOOTH, MEAN
-        lambda image: full(grey(image, axis=-1)),
-        lambda image: smooth(image.reshape(-1), size, channels),
-        lambda image: full(mean(grey(image, axis=-1))),
+        lambda image: in_rows(grey(image, axis=-1)),
+        lambda image: smooth(image.reshape(rows), (1, channels), (0, 1), inside),
+        lambda image: in_rows(mean(grey(image, axis=-1))),
     )
-    in_rows = [lambda image, make=make: make(image).reshape(size[0], -1) for make in bases]
-    base = lax.switch(step.kind - GREY, in_rows, image).reshape(image.shape)
+    base = lax.switch(step.kind - GREY, bases, image).reshape(image.shape)
     return _blend_with(image, base, step.factor)
 
 
@@ -354,11 +357,11 @@ def _warp_by_axes(planes: Array, warps: Array, whole: Size) -> Array:
     y = first + jnp.arange(2)[None, None, :, None]  # [B, size, 2, W]
     column = (a * x + b * y + c) >> 16
     given = column[:, :, None] == jnp.arange(size)[None, None, :, None, None]
-    found = _product("bcrs,brskx->bcrkx", planes, given.astype(EXACT))
-    y = jnp.where((d * x + e * y + f) >> 16 == row, y, -1)
+    found = _product("bcrs,brskx->bcrkx", planes, given.astype(EXACT)).astype(jnp.uint8)
+    found = lax.optimization_barrier(found)  # to be stored as such, not as bfloat16
+    y = jnp.where((d * x + e * y + f) >> 16 == row, jnp.where(up, last - y, y), -1)
     wanted = y[:, :, :, None] == jnp.arange(height)[None, None, None, :, None]
-    done = _product("bcrkx,brkyx->bcyx", found, wanted.astype(EXACT))
-    done = jnp.where(up, done[:, :, ::-1], done)
+    done = _product("bcrkx,brkyx->bcyx", found.astype(EXACT), wanted.astype(EXACT))
     return done.astype(jnp.uint8).reshape(shape)
 
 
@@ -455,7 +458,7 @@ def grey(image: Array, axis: int) -> Array:
     """Pillow's luma of the channels along the axis, which is kept with one; uint8."""
     if image.shape[axis] == 1:
         return image
-    red, green, blue = jnp.split(image.astype(jnp.int32), 3, axis)
+    red, green, blue = (part.astype(jnp.int32) for part in jnp.split(image, 3, axis))
     luma = (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16
     return luma.astype(jnp.uint8)
 
@@ -467,30 +470,35 @@ def mean(luma: Array, axes: tuple[int, ...] | None = None) -> Array:
     return ((2 * total + count) // (2 * count)).astype(jnp.uint8)
 
 
-def smooth(levels: Array, size: Size, channels: int) -> Array:
-    """Pillow's SMOOTH filter, 1 1 1 / 1 5 1 / 1 1 1 over 13, border as it was.
+def smooth(levels: Array, across: Neighbour, down: Neighbour, inside: np.ndarray) -> Array:
+    """Pillow's SMOOTH filter, 1 1 1 / 1 5 1 / 1 1 1 over 13, border as it was; uint8.
 
     Args:
-      levels: uint8 `[..., H·W·channels]`, pixel after pixel, each with its channels.
-      size: (H, W).
-      channels: 1 for planes.
+      levels: uint8, in any shape.
+      across: where the pixel to the right of one lies.
+      down: where the one below lies.
+      inside: bool, which are not of the border.
     """
-    height, width = size
-    outer, row = [(0, 0)] * (levels.ndim - 1), width * channels
 
-    def of_three(values, apart):
+    def of_three(values, axis, apart):
         """The sum of each with the one before and the one after."""
-        padded = jnp.pad(values, [*outer, (apart, apart)])
-        last = values.shape[-1]
-        return sum(padded[..., start : start + last] for start in (0, apart, 2 * apart))
+        width = [(0, 0)] * values.ndim
+        width[axis] = (apart, apart)
+        padded, size = jnp.pad(values, width), values.shape[axis]
+        starts = (0, apart, 2 * apart)
+        parts = (lax.slice_in_dim(padded, start, start + size, axis=axis) for start in starts)
+        return sum(part.astype(jnp.uint16) for part in parts)
 
-    exact = levels.astype(jnp.uint16)
-    total = of_three(of_three(exact, row), channels) + 4 * exact
-    y, x = np.mgrid[:height, :width]
-    inside = (y > 0) & (y < height - 1) & (x > 0) & (x < width - 1)
-    inside = np.repeat(inside.reshape(-1), channels).reshape(*[1] * len(outer), -1)
+    total = of_three(of_three(levels, *down), *across) + 4 * levels.astype(jnp.uint16)
     # Rounding to nearest meets no ties, 13 being odd.
     return jnp.where(inside, ((2 * total + 13) // 26).astype(jnp.uint8), levels)
+
+
+def _inside(size: Size, channels: int) -> np.ndarray:
+    """Which pixels are not of the border, bool `[H, W·channels]`."""
+    y, x = (np.arange(length) for length in size)
+    rows, columns = (y > 0) & (y < size[0] - 1), (x > 0) & (x < size[1] - 1)
+    return rows[:, None] & np.repeat(columns, channels)[None]
 
 
 # By kind: how to make the table, int32 `[..., 256]`, of a histogram, with `rows` of `LookUps`.
