@@ -23,10 +23,14 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from jaxunlearn.config import change
+from jaxunlearn.data.forget import check_named
 from jaxunlearn.errors import UserError, one_line
 
 # Fixed across the grid.
-FIXED = ("axes", "requests", "name", "seeds", "store", "devices", "checkpoint_every")
+FIXED = (
+    *("axes", "requests", "name", "seeds", "store", "devices", "checkpoint_every", "convolution"),
+    "tune.chosen",
+)
 
 
 class Cell(NamedTuple):
@@ -116,6 +120,7 @@ def _requests(config: ConfigDict) -> list[Cell]:
     for number, request in enumerate(config.requests, start=1):
         cell = Cell({"request": number}, _copy(config))
         cell.config.requests = config.requests[:number]
+        check_named(request, f"request {number}")
         change(cell.config.forget, request, f"request {number}")
         cell.config.name = f"{config.name}, request {number}"
         made.append(cell)
@@ -130,7 +135,7 @@ def _check_axis(axis: Any) -> None:
             f"config.axes holds {axis!r}; allowed: pairs of a field and its values, such as "
             '(("augment", ("none", "crop_flip")), ("forget.fraction", (0.1, 0.5)))'
         )
-    if axis[0].split(".")[0] in FIXED:
+    if axis[0] in FIXED or axis[0].split(".")[0] in FIXED:
         raise UserError(
             f"config.axes varies {axis[0]!r}, which is fixed across the grid; allowed: any field "
             f"but {', '.join(FIXED)}"

@@ -1,6 +1,7 @@
 """One process at a time makes a model; the others wait for it. A death frees the lock."""
 
 import contextlib
+import inspect
 import json
 import os
 import socket
@@ -31,7 +32,7 @@ def held(path: Path, what: str, notice: Callable[[str], None]) -> Iterator[Calla
     Yields:
       A function to call as the work goes on, so that those who wait see that it does.
     """
-    lock = filelock.FileLock(path)
+    lock = _lock(path)
     holder = path.with_suffix(".holder")
     try:
         _wait(lock, holder, what, notice)
@@ -52,6 +53,15 @@ def held(path: Path, what: str, notice: Callable[[str], None]) -> Iterator[Calla
     finally:
         holder.unlink(missing_ok=True)
         lock.release()
+
+
+def _lock(path: Path) -> filelock.BaseFileLock:
+    """The operating system's lock."""
+    # Where there is none, later versions would have a file instead, which stays for ever when its
+    # holder's machine dies.
+    if "fallback_to_soft" in inspect.signature(filelock.FileLock.__init__).parameters:
+        return filelock.FileLock(path, fallback_to_soft=False)
+    return filelock.FileLock(path)
 
 
 def _sign_of_life(*paths: Path) -> Callable[[], None]:

@@ -3,8 +3,10 @@
 It is kept short: flags and one call. `jaxunlearn.experiment.run` is what notebooks and tests call.
 """
 
+import ast
 import contextlib
 import inspect
+import itertools
 import os
 import re
 import signal
@@ -167,6 +169,7 @@ def parse(argv: list[str]) -> list[str]:
         config_flags.DEFINE_config_dict("config", config, sys_argv=argv, allow_override=True)
         rest = flags.FLAGS(argv)
         _ = flags.FLAGS.config.name
+        _check_ids(argv)
         return rest
     except (flags.Error, LookupError, AttributeError, ValueError, TypeError, OSError) as error:
         message = _unknown_field(argv, config) or _wrong_value(error)
@@ -187,6 +190,22 @@ def _unknown_field(argv: list[str], config: ConfigDict | None) -> str:
                 return f"{argument}: {unknown(f'field of {where}', field, section)}{new}"
             where, section = f"{where}.{field}", section[field]
     return ""
+
+
+def _check_ids(argv: list[str]) -> None:
+    """Ends where ids without quotes are numbers that are written otherwise: 12_1 would be 121."""
+    for argument, following in itertools.zip_longest(argv, argv[1:], fillvalue=""):
+        name, equals, value = argument.lstrip("-").partition("=")
+        if name != "config.forget.ids":
+            continue
+        bare = re.sub(r"'[^']*'|\"[^\"]*\"", "", value if equals else following)
+        for word in re.findall(r"(?<![\w.])\d[\w.]*", bare):
+            with contextlib.suppress(ValueError, SyntaxError):  # no number
+                if str(number := ast.literal_eval(word)) != word:
+                    fail(
+                        f"--config.forget.ids has {word}, which without quotes is the number "
+                        f"{number}; give \"('{word}',)\""
+                    )
 
 
 def _wrong_value(error: Exception) -> str:

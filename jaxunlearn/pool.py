@@ -6,7 +6,6 @@ models, predictions and lists of changed images stay where they are.
 """
 
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Any, cast
 
 from absl import app, flags
@@ -14,7 +13,7 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from jaxunlearn import main, workdir
+from jaxunlearn import files, main, workdir
 from jaxunlearn.errors import UserError, one_line, shown
 from jaxunlearn.metrics import results
 from jaxunlearn.report import terminal
@@ -138,13 +137,15 @@ def run(argv: list[str]) -> None:
                 "run, which keeps its trained models"
             ) from error
         configs = [
-            workdir.read_config(Path(folder).expanduser(), "give the --workdir of a finished run")
+            workdir.read_config(
+                files.local(folder, "the folder"), "give the --workdir of a finished run"
+            )
             for folder in folders
         ]
         for folder, config in zip(folders[1:], configs[1:], strict=True):
             _same(folders[0], folder, _comparable(configs[0]), _comparable(config))
         whole = ConfigDict({**configs[0], "seeds": report["seeds"]})
-        target = Path(main.WORKDIR.value).expanduser()
+        target = files.local(main.WORKDIR.value, "--workdir")
         if (target / "split.npz").exists():
             raise UserError(f"{target} holds a run of its own; give another --workdir")
         workdir.claim(target, whole)

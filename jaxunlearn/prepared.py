@@ -1,6 +1,7 @@
 """What a run works with, made ready before anything is trained or written."""
 
 import functools
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,7 +30,9 @@ class Prepared:
         folder: str | Path,
         console: Console | None,
         model: Model | None = None,
+        bfloat16: bool | None = None,
     ):
+        """`bfloat16`: whether the machine of the models computes in it; None: as this one does."""
         self.folder = files.local(folder, "--workdir")
         devices.check_switches()
         self.config = config_lib.plain(config)
@@ -38,10 +41,10 @@ class Prepared:
         mesh = devices.make_mesh(self.config.devices)
         self.programs = Programs(mesh, self.config.convolution)
         self.console = (console or Console()) if processes.is_first() else Console(quiet=True)
-        self.experiments = plan.make(
-            self.config, mesh.size, self.programs.convolution.bfloat16, model
-        )
-        processes.check_same(lambda: _fingerprint(self.experiments, mesh))
+        if bfloat16 is None:
+            bfloat16 = self.programs.convolution.bfloat16
+        self.experiments = plan.make(self.config, mesh.size, bfloat16, model)
+        processes.check_same(lambda: _fingerprint(self.config, self.experiments, mesh))
         self.where = self.folder.absolute().parent / "store"
         if self.config.store:
             self.where = files.local(self.config.store, "config.store")
@@ -94,12 +97,14 @@ class Prepared:
         )
 
 
-def _fingerprint(experiments: list[Experiment], mesh: Mesh) -> list[str]:
-    """What must be the same in all processes of a run: the models' keys, and the versions."""
+def _fingerprint(config: ConfigDict, experiments: list[Experiment], mesh: Mesh) -> list[str]:
+    """What must be the same in all processes of a run: config, the models' keys, the versions."""
+    settings = {k: v for k, v in config.to_dict().items() if k not in workdir.INCIDENTAL}
     keys = {
         recipe.key
         for one in experiments
         for seed in one.cell.config.seeds
         for recipe in one.recipes(seed).values()
     }
-    return [*sorted(keys), str(devices.describe(mesh)["versions"])]
+    versions = devices.describe(mesh)["versions"]
+    return [*sorted(keys), str(versions), json.dumps(settings, sort_keys=True)]

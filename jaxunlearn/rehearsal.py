@@ -18,7 +18,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from jaxunlearn import compiled, devices, estimate, tune
+from jaxunlearn import compiled, devices, estimate, processes, tune
 from jaxunlearn.data.forget import reads
 from jaxunlearn.errors import shown
 from jaxunlearn.plan import Experiment
@@ -43,7 +43,7 @@ def rehearse(config: ConfigDict, folder: str | Path, console: Console | None = N
       UserError: as `jaxunlearn.experiment.run`.
     """
     ready = Prepared(config, folder, console)
-    ready.check()
+    processes.from_first(ready.check)
     seen: set[str] = set()
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("seed", "model", "images through it", "takes about"):
@@ -64,14 +64,15 @@ def rehearse(config: ConfigDict, folder: str | Path, console: Console | None = N
         )
         for seed in ready.config.seeds:
             for name, recipe in one.recipes(seed).items():
-                there = recipe.key in seen or (ready.where / recipe.key).is_dir()
+                above, there = recipe.key in seen, (ready.where / recipe.key).is_dir()
+                takes = "in the store" if there else "as above" if above else ""
                 seen.add(recipe.key)
-                seconds = 0.0 if there else costs(name).flops / speed
-                total += seconds
-                images = "" if there else f"{costs(name).images:,}"
-                takes = "in the store" if there else estimate.duration(seconds)
-                if one.request and there and name == "original":
+                if one.request and takes and name == "original":
                     continue  # it is of the first request
+                images = "" if takes else f"{costs(name).images:,}"
+                seconds = 0.0 if takes else costs(name).flops / speed
+                total += seconds
+                takes = takes or estimate.duration(seconds)
                 row = f"{one.request} · {name}" if one.request else name
                 table.add_row(str(seed), row, images, takes)
         for name, made in itertools.groupby(tune.planned(one), key=operator.itemgetter(0)):
@@ -121,7 +122,8 @@ def _asked(request: ConfigDict) -> str:
 def _tried(recipe: Recipe, programs: Programs) -> tuple[float, str]:
     """Of a gradient of the model, on a batch of its recipe: operations a second, and its memory."""
     model, mesh = recipe.setup.model, programs.mesh
-    shape = (recipe.setup.batch_size, *recipe.dataset.train.images.shape[1:])
+    batch = -(-recipe.setup.batch_size // mesh.size) * mesh.size  # of a brought model, any
+    shape = (batch, *recipe.dataset.train.images.shape[1:])
     images = devices.shard_batches(np.zeros(shape, np.float32), mesh, axis=0)
     sample = jax.ShapeDtypeStruct((1, *shape[1:]), np.float32)
     variables: Any = jax.tree.map(
@@ -138,10 +140,14 @@ def _tried(recipe: Recipe, programs: Programs) -> tuple[float, str]:
     args = (*args, devices.replicate(jax.random.key(0), mesh))
     gradient = programs(jax.grad(loss), *args)
     jax.block_until_ready(gradient(*args))
-    start, runs = time.perf_counter(), 0
-    while runs < 2 or time.perf_counter() - start < 0.5:
+    start = time.perf_counter()
+    jax.block_until_ready(gradient(*args))
+    once = time.perf_counter() - start
+    # As many in every process: each waits for the others.
+    runs = processes.from_first(lambda: min(1000, max(2, math.ceil(0.5 / once))))
+    start = time.perf_counter()
+    for _ in range(runs):
         jax.block_until_ready(gradient(*args))
-        runs += 1
     speed = runs * estimate.flops(jax.grad(loss), *args) / (time.perf_counter() - start)
     return speed, _memory(recipe, gradient, variables, programs)
 

@@ -25,6 +25,7 @@ from rich.console import Console
 from jaxunlearn import config as config_lib
 from jaxunlearn import experiment, files, workdir
 from jaxunlearn.data.dataset import SETS, Dataset
+from jaxunlearn.data.forget import check_named
 from jaxunlearn.data.npz import ABOUT
 from jaxunlearn.errors import UserError, shown
 from jaxunlearn.metrics import Predictions, results
@@ -295,7 +296,7 @@ def _given(folder: Path, name: str, write: Callable[[Path], object]) -> str:
 def _data_path(data: Any, folder: Path) -> str:
     """The path of the data; what is in memory is written."""
     if isinstance(data, str | Path):
-        return str(Path(data).absolute())
+        return str(files.local(data, "data").absolute())
     if isinstance(data, Dataset):
         data = _arrays(data)
     if not isinstance(data, Mapping):
@@ -329,6 +330,7 @@ def _arrays(dataset: Dataset) -> dict[str, Any]:
 def _request(forget: Any, folder: Path) -> Mapping[str, Any]:
     """Fields of `config.forget`; indices are written."""
     if isinstance(forget, Mapping):
+        check_named(forget, "forget")
         return forget
     if isinstance(forget, float):
         return {"kind": "fraction", "fraction": forget}

@@ -3,7 +3,6 @@
 python -m jaxunlearn.show --config=configs/quickstart.py --out=augment.png
 """
 
-import copy
 from pathlib import Path
 
 import jax
@@ -13,7 +12,7 @@ from ml_collections import ConfigDict
 
 from jaxunlearn import config as config_lib
 from jaxunlearn import grid, main
-from jaxunlearn.augment.build import SCENARIOS, Chain, build_chain
+from jaxunlearn.augment.build import SCENARIOS, Chain, build_chain, chain
 from jaxunlearn.data.dataset import Dataset
 from jaxunlearn.data.load import load
 from jaxunlearn.errors import UserError
@@ -31,9 +30,8 @@ def scenarios(config: ConfigDict) -> dict[str, Chain]:
     """
     cells = grid.cells(config)
     if not any(config_lib.augment_chain(cell.config) for cell in cells):
-        config = copy.deepcopy(config)
-        config.axes, config.requests = (("augment", tuple(SCENARIOS)),), ()
-        cells = grid.cells(config)
+        params = config.augment_params
+        return {name: chain(name, **params.to_dict()) for name in SCENARIOS}
     configs = [cell.config for cell in cells]
     named = {grid.value_name(c.augment): config_lib.augment_chain(c) for c in configs}
     return {"none": (), **named}

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import signal
 import stat
 import tempfile
 import time
@@ -259,6 +260,19 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return found.st_ino, found.st_mtime_ns
 
 
+@contextlib.contextmanager
+def _without_sigterm() -> Iterator[None]:
+    """SIGTERM comes after what is done within: a scheduler that stops a job may send several."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 @dataclasses.dataclass(frozen=True)
 class Checkpoints:
     """The points that a run of a key can resume from: entries beside it in the store.
@@ -286,7 +300,11 @@ class Checkpoints:
             self.flush()
 
     def flush(self) -> None:
-        """Keeps the last point, if it is not in the store yet."""
+        """Keeps the last point, if it is not in the store yet; SIGTERM waits for it."""
+        with _without_sigterm():
+            self._flush()
+
+    def _flush(self) -> None:
         while self._last:
             point = self._last[-1]
             meta: dict[str, Any] = {

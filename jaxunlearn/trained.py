@@ -17,7 +17,7 @@ from rich.console import Console
 from jaxunlearn import closure, devices, files, processes, watch
 from jaxunlearn.data.dataset import SETS, Dataset
 from jaxunlearn.data.forget import Split
-from jaxunlearn.errors import Diverged, Stopped, UserError, one_line
+from jaxunlearn.errors import Diverged, UserError, one_line
 from jaxunlearn.methods.table import actions, find
 from jaxunlearn.methods.task import Task
 from jaxunlearn.metrics.predictions import Predictions
@@ -304,19 +304,15 @@ class Trainer:
                     checkpoint=checkpoints.save if processes.is_first() else None,
                 )
                 return result, watched.curve if watched else None
-            except (Stopped, KeyboardInterrupt, SystemExit):
-                checkpoints.flush()
-                raise
-            except (RuntimeError, ValueError) as error:
-                if processes.is_lost(error):
-                    checkpoints.flush()
-                raise
             except DivergedError as error:
                 self._fail(recipe, error, error.variables)
             except FlaxError as error:  # a user's own module
                 raise UserError(
                     f"{recipe.name}, seed {recipe.seed}: the model fails: {one_line(error)}"
                 ) from error
+            except BaseException:  # stopped, another process lost, or a scheduler's own way
+                checkpoints.flush()
+                raise
 
     def _predict(self, recipe: Recipe, bench: Bench, result: Result) -> dict[str, np.ndarray]:
         """The model's logits on every set."""

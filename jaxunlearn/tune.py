@@ -38,7 +38,7 @@ from flax.traverse_util import unflatten_dict
 from ml_collections import ConfigDict
 
 from jaxunlearn import config as config_lib
-from jaxunlearn import metrics, processes, workdir
+from jaxunlearn import files, metrics, processes, workdir
 from jaxunlearn.errors import UserError
 from jaxunlearn.grid import cells
 from jaxunlearn.keys import stage_rng
@@ -117,8 +117,9 @@ def with_chosen(config: ConfigDict) -> ConfigDict:
         return config
     if config.tune.trials:
         raise UserError("config.tune chooses anew by trials or uses what was chosen; leave one out")
+    file = files.local(path, "config.tune.chosen")
     try:
-        methods = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))["methods"]
+        methods = json.loads(file.read_text(encoding="utf-8"))["methods"]
         chosen = {name: dict(entry["chosen"]["settings"]) for name, entry in methods.items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(

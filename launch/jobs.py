@@ -106,12 +106,15 @@ class Job(NamedTuple):
         return math.ceil(HOST + MARGIN * data / 2**30)
 
 
-def make_jobs(config: ConfigDict, folder: str, estimates: bool = True) -> list[Job]:
+def make_jobs(
+    config: ConfigDict, folder: str, estimates: bool = True, bfloat16: bool | None = None
+) -> list[Job]:
     """The jobs of a config's models, always the same; what is in the store already costs nothing.
 
     Where several jobs start from one original, a job of its own makes that first: otherwise they
     would all wait for it on machines that they were given. Without `estimates`, which take some
-    seconds a method, the jobs have no operations and bytes.
+    seconds a method, the jobs have no operations and bytes. `bfloat16` is whether the machines of
+    the jobs compute in it where the config says so; None: as this one does.
     """
     from jaxunlearn import estimate, tune
     from jaxunlearn.data.dataset import SETS
@@ -119,7 +122,7 @@ def make_jobs(config: ConfigDict, folder: str, estimates: bool = True) -> list[J
     from jaxunlearn.trained import why_lost
 
     tune.check_at_once(config)
-    ready = Prepared(config, folder, Console(quiet=True))
+    ready = Prepared(config, folder, Console(quiet=True), bfloat16=bfloat16)
     made = functools.cache(lambda key: (ready.where / key).is_dir())
     todo = [
         (one, seed, one.recipes(seed))
@@ -179,7 +182,7 @@ def make_jobs(config: ConfigDict, folder: str, estimates: bool = True) -> list[J
     return jobs
 
 
-def print_jobs(jobs: Sequence[Job], device: Device, console: Console) -> None:
+def print_jobs(jobs: Sequence[Job], device: Device, on_cpu: bool, console: Console) -> None:
     """Prints the jobs, their estimates and the total."""
     from jaxunlearn.estimate import duration
 
@@ -187,7 +190,6 @@ def print_jobs(jobs: Sequence[Job], device: Device, console: Console) -> None:
     for column in ("job", "cell", "seed", "makes", "after", "PFLOP", "takes", "asks for"):
         text = column in ("cell", "makes")
         table.add_column(column, justify="left" if text else "right", overflow="fold")
-    on_cpu = device is DEVICES["laptop"]
     for number, job in enumerate(jobs):
         asked = f"{job.minutes_asked(device)} min, {job.memory_asked(on_cpu)} GiB"
         after = "" if job.after is None else str(job.after)
@@ -215,31 +217,37 @@ def run_job(config: ConfigDict, folder: str, job: Job) -> None:
 def gather(config: ConfigDict, folder: str) -> None:
     """Table and figure, from models that are all in the store.
 
+    They may have been computed in bfloat16 elsewhere, which here would be float32: other models.
+
     Raises:
       UserError: some are not.
     """
     from jaxunlearn import experiment
+    from jaxunlearn.prepared import Prepared
 
-    missing = [job for job in make_jobs(config, folder) if job.flops]
-    if missing:
-        raise UserError(
-            f"the models of {len(missing)} jobs are not made yet, the first is "
-            f"{missing[0].title!r}; run the jobs again: they go on where they were"
-        )
-    experiment.run(config, folder)
+    for bfloat16 in (None, True):
+        missing = [job for job in make_jobs(config, folder, bfloat16=bfloat16) if job.flops]
+        if not missing:
+            experiment.carry_out(Prepared(config, folder, None, bfloat16=bfloat16))
+            return
+    raise UserError(
+        f"the models of {len(missing)} jobs are not made yet, the first is "
+        f"{missing[0].title!r}; run the jobs again: they go on where they were"
+    )
 
 
-def device() -> Device:
-    """The flag's.
+def device(default: str = "") -> Device:
+    """The flag's; where it is not given, the default's, if there is one.
 
     Raises:
       UserError: there is none of that name.
     """
     from jaxunlearn.errors import unknown
 
-    if DEVICE.value not in DEVICES:
-        raise unknown("device", DEVICE.value, DEVICES)
-    return DEVICES[DEVICE.value]
+    name = DEVICE.value if flags.FLAGS["device"].present or not default else default
+    if name not in DEVICES:
+        raise unknown("device", name, DEVICES)
+    return DEVICES[name]
 
 
 def main(argv: list[str]) -> None:
@@ -251,11 +259,12 @@ def main(argv: list[str]) -> None:
         from jaxunlearn import processes
 
         processes.connect(cli.COORDINATOR.value, cli.PROCESSES.value, cli.PROCESS.value)
-        if GATHER.value:
+        if GATHER.value and not cli.DRY_RUN.value:
             return gather(config, folder)
-        jobs = make_jobs(config, folder, estimates=JOB.value == -1)
-        if JOB.value == -1:
-            return print_jobs(jobs, device(), Console())
+        only_list = JOB.value == -1 or cli.DRY_RUN.value
+        jobs = make_jobs(config, folder, estimates=only_list)
+        if only_list:
+            return print_jobs(jobs, device(), device() is DEVICES["laptop"], Console())
         if not 0 <= JOB.value < len(jobs):
             raise UserError(f"--job must be 0 to {len(jobs) - 1}, got {JOB.value}")
         run_job(config, folder, jobs[JOB.value])

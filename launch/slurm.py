@@ -11,6 +11,7 @@ its time limit keeps its last epoch and is submitted again by itself.
 
 import dataclasses
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,17 +56,25 @@ class Work:
         return submitit.helpers.DelayedSubmission(self)
 
 
-def options(given: list[str]) -> dict[str, str]:
-    """Sbatch's options by name.
+MINUTES = ("time", "timeout_min")
+
+
+def options(given: list[str]) -> dict[str, str | int]:
+    """Sbatch's options by name; submitit reckons with those that are numbers.
 
     Raises:
-      UserError: one is not NAME=VALUE.
+      UserError: one is not NAME=VALUE, or a time limit is not in minutes.
     """
     pairs = [one.partition("=") for one in given]
     for name, equals, value in pairs:
         if not (name and equals and value):
             raise UserError(f"--slurm must be NAME=VALUE, got {name + equals + value!r}")
-    return {f"slurm_{name.replace('-', '_')}": value for name, _, value in pairs}
+        if name.replace("-", "_") in MINUTES and not value.isdecimal():
+            raise UserError(f"--slurm={name} must be whole minutes, got {value!r}")
+    return {
+        f"slurm_{name.replace('-', '_')}": int(value) if value.isdecimal() else value
+        for name, _, value in pairs
+    }
 
 
 def submit(
@@ -78,7 +87,7 @@ def submit(
     nodes: int = 1,
     gpus: int = 0,
     cpus: int = 8,
-    slurm: dict[str, str] | None = None,
+    slurm: Mapping[str, str | int] | None = None,
 ) -> dict[int, Any]:
     """Submits the jobs that have something to make.
 
@@ -106,21 +115,22 @@ def submit(
     if cluster == "slurm" and shutil.which("sbatch") is None:
         raise UserError("there is no sbatch here; start this where SLURM is, or --cluster=local")
     submitted: dict[int, Any] = {}
+    # JAX gives each of several processes a GPU of its own.
+    tasks = gpus if gpus and nodes > 1 else 1
     for number, job in enumerate(todo):
         if not job.flops:
             continue
         executor = submitit.AutoExecutor(Path(folder) / "jobs", cluster=cluster)
-        extra = dict(slurm or {})
+        extra: dict[str, Any] = dict(slurm or {})
         if job.after in submitted:
             extra["slurm_dependency"] = f"afterany:{submitted[job.after].job_id}"
         try:
             executor.update_parameters(
                 name=f"{config.name}-{number}"[:60],
                 timeout_min=job.minutes_asked(device),
-                mem_gb=job.memory_asked(on_cpu=not gpus),
+                mem_gb=tasks * job.memory_asked(on_cpu=not gpus),
                 nodes=nodes,
-                # JAX gives each of several processes a GPU of its own.
-                tasks_per_node=gpus if gpus and nodes > 1 else 1,
+                tasks_per_node=tasks,
                 gpus_per_node=gpus,
                 cpus_per_task=cpus,
                 slurm_setup=[] if gpus else [f"export GLIBC_TUNABLES={TUNABLES}"],
@@ -138,10 +148,19 @@ def main(argv: list[str]) -> None:
     config = flags.FLAGS.config
     folder = cli.WORKDIR.value or str(Path("runs") / config.name)
     with cli.ending():
+        if jobs.GATHER.value or jobs.JOB.value != -1:
+            raise UserError("--gather and --job are of launch.jobs; this submits all jobs")
         console, extra = Console(), options(SLURM.value)
-        device, todo = jobs.device(), jobs.make_jobs(config, folder)
-        jobs.print_jobs(todo, device, console)
-        if DRY_RUN.value:
+        on_cpu = not GPUS.value
+        device = jobs.device("laptop" if on_cpu else "")
+        if on_cpu and device is not jobs.DEVICES["laptop"]:
+            raise UserError(
+                f"--device={jobs.DEVICE.value} has no part in jobs on CPUs; give --gpus=1, or "
+                "leave it out"
+            )
+        todo = jobs.make_jobs(config, folder, bfloat16=None if on_cpu else True)
+        jobs.print_jobs(todo, device, on_cpu, console)
+        if DRY_RUN.value or cli.DRY_RUN.value:
             return
         submitted = submit(
             config,
@@ -157,7 +176,7 @@ def main(argv: list[str]) -> None:
         console.print(
             f"{len(submitted)} jobs submitted, {len(todo) - len(submitted)} had nothing to do. "
             f"Logs: {Path(folder) / 'jobs'}. When they are done: python -m launch.jobs --gather "
-            "with the same flags.",
+            "with the same --config and --workdir.",
             highlight=False,
             soft_wrap=True,
         )

@@ -37,7 +37,10 @@ run "${tpu[@]}" scp "$archive" "$name:" --zone="$zone" --worker=all
 run "${tpu[@]}" ssh "$name" --zone="$zone" --worker=all --command="
   set -e
   tar xzf jaxunlearn.tar.gz
-  [ -d venv ] || python3 -m venv venv
+  [ -x venv/bin/pip ] || {
+    python=\$(command -v python3.13 python3.12 python3.11 | head -n1)
+    [ -n \"\$python\" ] || { sudo apt-get -qq update && sudo apt-get -qq install -y python3.11-venv; }
+    \"\${python:-python3.11}\" -m venv --clear venv; }
   venv/bin/pip install -q -e 'jaxunlearn[tpu]'"
 
 # "auto": JAX reads from the slice who the others are.

@@ -129,9 +129,10 @@ def test_what_is_no_model_is_a_user_error(tmp_path):
             (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=message):
             brought.read(str(tmp_path / name), "path", LIKE)
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(UserError, match="cannot be read as a model's variables"):
-        brought.read(str(tmp_path / "folder"), "path", LIKE)
+    for folder in ("folder", "folder.ckpt"):
+        (tmp_path / folder).mkdir()
+        with pytest.raises(UserError, match="cannot be read as a model's variables"):
+            brought.read(str(tmp_path / folder), "path", LIKE)
 
 
 def test_a_brought_original_gives_the_bits_of_the_one_trained_here(tmp_path):

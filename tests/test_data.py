@@ -228,6 +228,14 @@ def test_the_fingerprint_follows_the_arrays_not_the_file(tmp_path):
         (dict(val_labels=np.full(6, 2**40)), "val_labels do not fit in 32 bits; renumber"),
         (dict(test_labels=np.full(8, 10**9)), "the highest label is 1000000000"),
         (dict(class_names=np.array(["only"])), "1 class; at least 2 are needed"),
+        (
+            {f"{s}_labels": np.full(n, -1) for s, n in (("train", 12), ("val", 6), ("test", 8))},
+            "0 class; at least 2 are needed: the lowest label is -1; number the classes from 0",
+        ),
+        (
+            dict(test_groups=np.arange(8) - 1),
+            "test has the group -1; allowed: whole numbers from 0",
+        ),
         (dict(class_names=np.array([1, 2])), "class_names are int64 [2]; allowed: a unicode"),
         (
             dict(train_groups=np.arange(11)),
@@ -388,6 +396,32 @@ def test_images_and_groups_of_train_in_test_are_noted(tmp_path):
         "3 of 8 test images are exact copies of training images: test is not of unseen images.",
         "2 groups of train have 4 of 8 test images: test is not of unseen groups.",
     ]
+
+
+def test_images_and_groups_of_val_in_test_are_noted(tmp_path):
+    content = arrays(val_groups=np.arange(6), test_groups=np.arange(8) + 5)
+    content["test_images"][:3] = content["val_images"][[5, 0, 0]]
+    dataset = data.load(config("npz", path=saved(tmp_path / "a.npz", **content)))
+    assert dataset.notes == [
+        "3 of 8 test images are exact copies of val images: what is chosen on val is judged on the "
+        "same images.",
+        "1 groups of val have 1 of 8 test images: what is chosen on val is judged on the same "
+        "groups.",
+    ]
+
+
+def test_where_all_classes_are_malignant_it_is_noted(tmp_path):
+    path = saved(tmp_path / "a.npz", **arrays())
+    classes = range(len(data.load(config("npz", path=path)).class_names))
+    (note,) = data.load(config("npz", path=path, malignant=tuple(classes))).notes
+    assert note.startswith("Every class of train is malignant")
+
+
+def test_a_size_that_a_given_file_has_not_is_refused(tmp_path):
+    path = saved(tmp_path / "a.npz", **arrays(7, grey=False))
+    assert data.load(config("dermamnist", path=path)).train.images.shape[1] == 28
+    message = error_of(config("dermamnist", path=path, size=64))
+    assert "data.size=64" in message and "28 pixels a side" in message
 
 
 def test_a_plain_data_set_has_no_notes(tmp_path):

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from jaxunlearn import workdir
 from jaxunlearn.data import Dataset, Examples
-from jaxunlearn.data.forget import DEFAULTS, READS, REQUESTS, Split, reads, resolve
+from jaxunlearn.data.forget import DEFAULTS, READS, REQUESTS, Split, check_named, reads, resolve
 from jaxunlearn.errors import UserError
 
 
@@ -31,6 +31,7 @@ def dataset(labels, groups=None, val_groups=None, num_classes=3):
     groups = None if groups is None else np.asarray(groups, np.int32)
     val_groups = None if val_groups is None else np.asarray(val_groups, np.int32)
     images = np.zeros((len(labels), 2, 2, 1), np.uint8)
+    images[:, 0, 0, 0] = np.arange(len(labels))
     others = Examples(images[:4], labels[:4], val_groups)
     names = tuple("abc"[:num_classes])
     return Dataset("toy", Examples(images, labels, groups), others, others, names)
@@ -155,6 +156,24 @@ def test_warns_of_a_forgotten_groups_other_images(tmp_path):
         "1 of 2 forgotten groups still have 2 images in val: val is not of unseen groups.",
         "1 of 2 forgotten groups still have 2 images in test: test is not of unseen groups.",
     ]
+
+
+def test_warns_of_copies_of_forgotten_images_that_stay():
+    data = dataset([0, 1, 2] * 20)
+    data.train.images[[0, 1, 2]] = data.train.images[[30, 30, 1]]
+    (warning,) = resolve(request(kind="class", classes=(0,)), data)[1]
+    assert warning == (
+        "2 of 20 forgotten images have exact copies in retain, which teach the same: forget those "
+        "too."
+    )
+
+
+@pytest.mark.parametrize("wrong", [{}, {"groups": ()}, {"kind": "groups", "groups": np.array([])}])
+def test_changes_that_name_nothing_are_no_random_share(wrong):
+    with pytest.raises(UserError, match=r"step 2 is .* which names nothing to forget; name groups"):
+        check_named(wrong, "step 2")
+    check_named({"kind": "groups", "fraction": 0.1}, "step 2")
+    check_named({"groups": (7,)}, "step 2")
 
 
 def test_no_groups_no_warnings():

@@ -101,6 +101,8 @@ def test_tuples_are_values_of_augment():
         ((("augment", ("none", "crop_flop")),), r"unknown augmentation 'crop_flop'"),
         ((("forget", ({"fraction": 0.1},)),), r"it is a section; name one of its fields"),
         ((("seeds", ((0,), (1,))),), r"varies 'seeds', which is fixed across the grid"),
+        ((("tune.chosen", ("a", "b")),), r"varies 'tune.chosen', which is fixed across the grid"),
+        ((("convolution", ("xla", "auto")),), r"varies 'convolution', which is fixed"),
         ((("augment", ("none",)), ("augment", ("none",))), r"names a field twice"),
         (
             (("augment", ("none", "none")),),

@@ -18,7 +18,8 @@ import toy
 import yaml
 from rich.console import Console
 
-from jaxunlearn import experiment
+from jaxunlearn import devices, experiment
+from jaxunlearn.convolution import paths
 from jaxunlearn.errors import UserError
 from launch import jobs, slurm
 
@@ -107,7 +108,7 @@ def test_what_a_job_asks_for_follows_from_its_arithmetic_and_bytes():
     assert job.memory_asked(on_cpu=False) == 4 + 2 * 4
     assert job.memory_asked(on_cpu=True) == 4 + 2 * (4 + 2)
     console = Console(width=100, file=io.StringIO(), record=True)
-    jobs.print_jobs([job, job._replace(flops=0.0, after=0)], T4, console)
+    jobs.print_jobs([job, job._replace(flops=0.0, after=0)], T4, False, console)
     text = console.export_text()
     assert re.search(r"0 +0 +original +11\.7 +1\.0 hours +135 min, 12 GiB", text)
     assert "2 jobs, 11.7 PFLOP: 1.0 hours on one NVIDIA T4 at 40% of its peak (assumed)." in text
@@ -115,12 +116,15 @@ def test_what_a_job_asks_for_follows_from_its_arithmetic_and_bytes():
 
 
 def test_options_of_sbatch_are_pairs():
-    given = ["partition=gpu", "mail-type=END", "comment=a=b"]
+    given = ["partition=gpu", "mail-type=END", "comment=a=b", "time=600"]
     assert slurm.options(given) == {
         "slurm_partition": "gpu",
         "slurm_mail_type": "END",
         "slurm_comment": "a=b",
+        "slurm_time": 600,  # submitit reckons with it
     }
+    with pytest.raises(UserError, match=r"--slurm=time must be whole minutes, got '1-00:00:00'"):
+        slurm.options(["time=1-00:00:00"])
     with pytest.raises(UserError, match=r"--slurm must be NAME=VALUE, got 'partition'"):
         slurm.options(["partition"])
 
@@ -153,13 +157,55 @@ def test_slurm_is_asked_for_what_the_job_needs_after_its_original(path, tmp_path
         "#SBATCH --ntasks-per-node=4",
         "#SBATCH --gpus-per-node=4",
         "#SBATCH --cpus-per-task=6",
-        f"#SBATCH --mem={todo[0].memory_asked(False)}GB",
+        f"#SBATCH --mem={4 * todo[0].memory_asked(False)}GB",  # of four processes a node
         f"#SBATCH --time={todo[0].minutes_asked(T4)}",
     }
     assert asked <= set(first) and not any("dependency" in line for line in first)
     assert "#SBATCH --dependency=afterany:101" in second
     with pytest.raises(UserError, match=r"cannot be submitted: .*nonsense"):
         slurm.submit(config, folder, todo, T4, slurm={"slurm_nonsense": "1"})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "module, flags, code, message",
+    [
+        ("launch.slurm", ["--dry_run"], 0, "on one laptop CPU, 8 cores"),
+        ("launch.slurm", ["--dry_run", "--gpus=1"], 0, "on one NVIDIA T4"),
+        ("launch.slurm", ["--dry_run", "--device=h100"], 2, "give --gpus=1, or leave it out"),
+        ("launch.slurm", ["--gather"], 2, "--gather and --job are of launch.jobs"),
+        ("launch.slurm", ["--job=0"], 2, "--gather and --job are of launch.jobs"),
+        ("launch.jobs", ["--job=0", "--dry_run"], 0, "1 jobs, "),
+    ],
+)
+def test_flags_of_jobs(path, tmp_path, module, flags, code, message):
+    small = ["--config.data.count=40", "--config.model.width=4", "--config.train.epochs=1"]
+    config = [f"--config={ROOT}/configs/quickstart.py", *small, "--config.seeds=0,"]
+    folder = tmp_path / "run"
+    status, out, err = process.finish(*config, *flags, f"--workdir={folder}", module=module)
+    assert status == code, err
+    assert message in " ".join((err if code else out).split())
+    assert not folder.exists() and not (tmp_path / "store").exists()
+
+
+def test_what_was_computed_in_bfloat16_elsewhere_is_gathered_here(path, tmp_path, monkeypatch):
+    """A machine that has it makes the models; one that has not finds them."""
+    config, folder = grid(path, lrs=[0.01]), str(tmp_path / "run")
+    config.model.dtype = "bfloat16"
+    with_it = paths.find("xla", devices.make_mesh(1))._replace(bfloat16=True)
+    without = with_it._replace(bfloat16=False)
+    monkeypatch.setattr(paths, "find", lambda *_: with_it)
+    todo = jobs.make_jobs(config, folder)
+    for job in todo:
+        jobs.run_job(config, folder, job)
+    monkeypatch.setattr(paths, "find", lambda *_: without)
+    assert all(job.flops for job in jobs.make_jobs(config, folder))
+    before = set((tmp_path / "store").iterdir())
+    jobs.gather(config, folder)
+    assert set((tmp_path / "store").iterdir()) == before
+    shutil.rmtree(min(before))
+    with pytest.raises(UserError, match="not made yet"):
+        jobs.gather(config, folder)
 
 
 def test_without_sbatch_the_user_is_told(path, tmp_path, monkeypatch):

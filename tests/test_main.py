@@ -118,6 +118,11 @@ QUICKSTART = "--config=configs/quickstart.py"
             "--config.requests must be values with commas between them, texts in quotes and every "
             "bracket closed, such as 1,2 or ('P17','P42'), got \"({'groups': (1,)\"",
         ),
+        (
+            [QUICKSTART, "--config.forget.ids=P17,12_1"],
+            "--config.forget.ids has 12_1, which without quotes is the number 121; give",
+        ),
+        ([QUICKSTART, "--config.forget.ids", "(0x1F, '12_1')"], "0x1F, which without quotes is"),
         (["--confg=configs/quickstart.py"], "Did you mean: config"),
         ([QUICKSTART, "seeds=3"], "unexpected argument 'seeds=3'"),
         ([QUICKSTART, "--config.model.width=0"], "1 or more, got 0"),

@@ -112,6 +112,10 @@ def test_unseen_images_are_of_no_patient_of_train_and_count_by_class():
     # Of the true class: 1/3, and (1 + 1/3) / 2 unseen; 1/3, and 0 unseen.
     change = (1 / 3 - 2 / 3 + 2 * (1 / 3 - 0)) / 3
     assert values["confidence_over_unseen"] == pytest.approx(change)
+    # Val's groups alone do: the same images are left out.
+    partly = {**known, "test": known["test"]._replace(groups=None)}
+    values = metrics.evaluate(partly, malignant=(), **SETTINGS)
+    assert values["confidence_over_unseen"] == pytest.approx(change)
     without = {name: each._replace(groups=None) for name, each in known.items()}
     values = metrics.evaluate(without, malignant=(), **SETTINGS)
     # Now class 1 has the unseen entropies 0 and log 3, class 2 log 3, where forget has 0.

@@ -27,12 +27,12 @@ def own_confidence(predicted):
 @pytest.mark.parametrize("retain, test", [(300, 120), (80, 120)])
 @pytest.mark.parametrize("shift", [0.0, 1.0, 4.0])
 def test_svc_by_the_first_members_is_the_published_attack(retain, test, shift):
-    """Written out again: the first |test| of retain against all of test, all alike."""
+    """Written out again: as many of retain as of test, the first of each, all alike."""
     sets = predictions(1, 60), predictions(2, retain, shift), predictions(3, test)
     p_forget, p_retain, p_test = (own_confidence(one) for one in sets)
-    members = p_retain[: min(retain, test)]
+    members, p_test = p_retain[: min(retain, test)], p_test[: min(retain, test)]
     attack = SVC(C=3, gamma="auto", kernel="rbf")
-    attack.fit(np.append(members, p_test).reshape(-1, 1), [1] * len(members) + [0] * test)
+    attack.fit(np.append(members, p_test).reshape(-1, 1), [1] * len(members) + [0] * len(p_test))
     expected = 100 * (1 - attack.predict(p_forget.reshape(-1, 1)).mean())
     assert privacy.mia(*sets, "svc", "first") == pytest.approx(expected)
 

@@ -138,11 +138,10 @@ def test_a_verdict_on_too_little_is_no_decision():
     one_image = [found(1, 0, n=1)] * 9 + [found(0, 0, n=1)]
     assert judge(one_image) == ("no reliable difference", {"malignant": 1})
     assert judge([found(9, 0, p=0.004, n=9)]) == ("more", {})
-    assert judge([found(9, 0, p=0.004, n=9)], retain=20) == (
-        "no reliable difference",
-        {"retain": 20},
-    )
-    assert judge([found(9, 0, p=0.004, n=9)], retain=21) == ("more", {})
+    for few in ({"retain": 20}, {"malignant groups": 5}):
+        assert judge([found(9, 0, p=0.004, n=9)], sizes=few) == ("no reliable difference", few)
+    enough = {"retain": 21, "malignant groups": 6, "test": 1}
+    assert judge([found(9, 0, p=0.004, n=9)], sizes=enough) == ("more", {})
     # Changes of 29 and 30: t = 59 with one degree of freedom, p = 0.011.
     two = [found(30, 1), found(31, 1)]
     assert judge(two) == ("no reliable difference", {"seeds": 2})

@@ -252,7 +252,8 @@ def finding(missed=(4,), reference=(4,), newly=0, p=1.0, n=42, others=(), retain
         for a, b in pairs
     ]
     besides = {str(i): [{**found[0], "p_value": other}] for i, other in enumerate(others)}
-    verdict = metrics.verdicts.false_negatives({"m": found, **besides}, "retrained", retain)["m"]
+    sizes = {"retain": retain}
+    verdict = metrics.verdicts.false_negatives({"m": found, **besides}, "retrained", sizes)["m"]
     mean = {"fp_change": 3.0, "false_negatives": {"missed": float(np.mean(missed))}}
     model = {"per_seed": [{"false_negatives": each} for each in found], "mean": mean}
     return sheets._finding("m", model, verdict)
@@ -551,6 +552,18 @@ def test_few_images_are_called_few():
             "The 160 images to retain fit in one batch of 256: an epoch of training on them is a "
             "single step."
         ) in text
+
+
+def test_intervals_over_images_of_few_groups_are_called_too_narrow():
+    report = example()
+    assert "too narrow" not in terminal.markdown_table(report)
+    values = next(iter(report["models"].values()))["per_seed"][0]
+    values["groups"] = {"test": values["n"]["test"], "malignant": 1}
+    assert "too narrow" not in terminal.markdown_table(report)
+    values["groups"]["test"] -= 1
+    assert "Wilson intervals take images of one group for independent" in terminal.markdown_table(
+        report
+    )
 
 
 def test_claims_are_kept_by_seed_and_worded():

@@ -9,10 +9,14 @@ from jaxunlearn.data import Dataset, Examples, forget, load, rows
 from jaxunlearn.errors import UserError
 
 
-def dataset(counts=(6, 2, 3)):
+def dataset(counts=(6, 2, 3), groups=(None, None, None)):
     sets = [
-        Examples(np.zeros((count, 2, 2, 1), np.uint8), np.arange(count, dtype=np.int32) % 2)
-        for count in counts
+        Examples(
+            np.arange(count * 4, dtype=np.uint8).reshape(-1, 2, 2, 1),
+            np.arange(count) % 2,
+            None if ids is None else np.array(ids),
+        )
+        for count, ids in zip(counts, groups, strict=True)
     ]
     return Dataset("toy", *sets, ("a", "b"))
 
@@ -63,6 +67,37 @@ def test_by_another_column_the_notes_are_about_patients(write):
         "forget.column='patient'."
     )
     assert "1 of 2 forgotten patients still have 1 images in test" in notes[2]
+
+
+@pytest.mark.parametrize("name", ["Patient", "PatientID", "patient_id"])
+def test_the_column_of_patients_may_be_written_otherwise(write, name):
+    path = write([LINES[0].replace("patient", name), *LINES[1:]])
+    _, notes = forget.resolve(request(path, "consent", "no"), dataset())
+    assert notes[0] == (
+        f"1 of 2 forgotten {name}s still have 1 images in retain: name them by "
+        f"forget.column={name!r}."
+    )
+
+
+def test_the_data_sets_groups_tell_what_a_table_does_not(write):
+    groups = [0, 0, 1, 1, 2, 2], [3, 1], [0, 4, 5]
+    known = dataset(groups=groups)
+    path = write([line.replace("patient", "who") for line in LINES])
+    _, notes = forget.resolve(request(path, "consent", "no"), known)
+    assert notes[:3] == [
+        "2 of 2 forgotten groups still have 2 images in retain: forget.kind='groups' forgets whole "
+        "groups.",
+        "1 of 2 forgotten groups still have 1 images in val: val is not of unseen groups.",
+        "1 of 2 forgotten groups still have 1 images in test: test is not of unseen groups.",
+    ]
+    # Of train alone the table knows the patients: val and test stay the groups' matter.
+    of_train = [line for line in LINES if ",val," not in line and ",test," not in line]
+    _, notes = forget.resolve(request(write(of_train), "consent", "no"), known)
+    assert [note.split(":")[0] for note in notes[:3]] == [
+        "1 of 2 forgotten patients still have 1 images in retain",
+        "1 of 2 forgotten groups still have 1 images in val",
+        "1 of 2 forgotten groups still have 1 images in test",
+    ]
 
 
 def test_several_ids_and_quoted_cells(write):

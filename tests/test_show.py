@@ -14,6 +14,10 @@ def config(tmp_path):
 def test_rows_are_the_papers_seven_where_the_config_names_none(config):
     assert list(show.scenarios(config)) == list(augment.SCENARIOS)
     assert config.axes == ()
+    config.methods = {}
+    config.augment_params.randaugment.num_ops = 1
+    rows = show.scenarios(config)
+    assert rows["none"] == () and rows["randaugment"][1] == ("randaugment", (("num_ops", 1),))
 
 
 def test_rows_are_those_of_the_config_under_none(config):

@@ -3,6 +3,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -290,6 +291,37 @@ def test_a_file_system_without_locks_is_told_of(shelf, notices, monkeypatch):
     with shelf.making("a" * 32, "original") as alive:
         alive()
     assert "may train original twice" in notices[0]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no flock")
+def test_no_file_takes_a_locks_place(shelf, notices, monkeypatch):
+    """It would stay for ever where its holder's machine dies."""
+    import fcntl
+
+    def none(*args):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with shelf.making("a" * 32, "original"), shelf.making("a" * 32, "original"):
+        pass  # nobody waits
+    assert len(notices) == 2 and "may train original twice" in notices[0]
+
+
+def test_a_point_is_kept_whole_though_sigterm_comes(shelf, monkeypatch):
+    def put_and_stop(*args, **kwargs):
+        signal.raise_signal(signal.SIGTERM)
+        done.append("put")
+
+    done = []
+    before = signal.signal(signal.SIGTERM, lambda *_: done.append("stopped"))
+    try:
+        points = store.Checkpoints(shelf, "a" * 32, 10, [])
+        monkeypatch.setattr(type(shelf), "put", put_and_stop)
+        points.save(Point(*[None] * len(Point._fields))._replace(history=[{}], state={}))
+        points.flush()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert done == ["put", "stopped"]
 
 
 def test_a_half_written_entry_is_never_seen(shelf, monkeypatch):

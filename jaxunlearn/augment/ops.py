@@ -362,7 +362,8 @@ def _warp_by_axes(planes: Array, warps: Array, whole: Size) -> Array:
     y = jnp.where((d * x + e * y + f) >> 16 == row, jnp.where(up, last - y, y), -1)
     wanted = y[:, :, :, None] == jnp.arange(height)[None, None, None, :, None]
     done = _product("bcrkx,brkyx->bcyx", found.astype(EXACT), wanted.astype(EXACT))
-    return done.astype(jnp.uint8).reshape(shape)
+    # A TPU has no room to turn whole levels that are stored as uint8 from one layout to another.
+    return lax.optimization_barrier(done.reshape(shape)).astype(jnp.uint8)
 
 
 def one_hot_levels(planes: Array, tables: Array) -> Array:

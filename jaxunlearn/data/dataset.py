@@ -24,6 +24,12 @@ class Examples:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @functools.cached_property
+    def digests(self) -> np.ndarray:
+        """A hash of each image, `[N]`: equal where images are exact copies."""
+        images = np.ascontiguousarray(self.images)
+        return np.array([hashlib.blake2b(each.data, digest_size=16).hexdigest() for each in images])
+
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
@@ -121,6 +127,11 @@ def check(dataset: Dataset, allow_empty_classes: bool = False) -> Dataset:
                 f"{dataset.name}: {name} has {len(labels)} labels and groups of shape "
                 f"{list(examples.groups.shape)}; give one group per image"
             )
+        if examples.groups is not None and examples.groups.min() < 0:
+            raise UserError(
+                f"{dataset.name}: {name} has the group {examples.groups.min()}; allowed: whole "
+                "numbers from 0; where an id is missing, give that image a group of its own"
+            )
         names = len(dataset.group_names)
         if (
             names
@@ -201,6 +212,8 @@ def _class_notes(dataset: Dataset) -> list[str]:
         )
     if dataset.malignant and not np.isin(dataset.malignant, present).any():
         notes.append("Train has no image of a malignant class: no model can learn to find one.")
+    if dataset.malignant and np.isin(present, dataset.malignant).all():
+        notes.append("Every class of train is malignant: there are no false alarms to count.")
     for which in ("val", "test"):
         lacking = np.setdiff1d(present, getattr(dataset, which).labels)
         if len(lacking):
@@ -212,28 +225,24 @@ def _class_notes(dataset: Dataset) -> list[str]:
 
 
 def _overlap_notes(dataset: Dataset) -> list[str]:
-    """How many images and groups of train are in val or test again."""
-
-    def digests(images: np.ndarray) -> list[bytes]:
-        images = np.ascontiguousarray(images)
-        return [hashlib.blake2b(image.data, digest_size=16).digest() for image in images]
-
+    """How many images and groups are in two sets."""
     notes = []
-    seen, groups = set(digests(dataset.train.images)), dataset.train.groups
-    for which in ("val", "test"):
-        others: Examples = getattr(dataset, which)
-        copies = sum(digest in seen for digest in digests(others.images))
+    for first, which in (("train", "val"), ("train", "test"), ("val", "test")):
+        ours, others = getattr(dataset, first), getattr(dataset, which)
+        unseen, name = f"{which} is not of unseen", "training" if first == "train" else first
+        if first == "val":
+            unseen = "what is chosen on val is judged on the same"
+        copies = int(np.isin(others.digests, ours.digests).sum())
         if copies:
             notes.append(
-                f"{copies} of {len(others)} {which} images are exact copies of training images: "
-                f"{which} is not of unseen images."
+                f"{copies} of {len(others)} {which} images are exact copies of {name} images: "
+                f"{unseen} images."
             )
-        if groups is not None and others.groups is not None:
-            again = np.isin(others.groups, groups)
+        if ours.groups is not None and others.groups is not None:
+            again = np.isin(others.groups, ours.groups)
             if again.any():
                 notes.append(
-                    f"{len(np.unique(others.groups[again]))} groups of train have "
-                    f"{again.sum()} of {len(others)} {which} images: {which} is not of unseen "
-                    "groups."
+                    f"{len(np.unique(others.groups[again]))} groups of {first} have "
+                    f"{again.sum()} of {len(others)} {which} images: {unseen} groups."
                 )
     return notes

@@ -57,16 +57,18 @@ def resolve(
         "indices": the training indices in the file `path`: UTF-8 text of up to 16 MiB, digits
           only, one index per line; `.npy`; or `.npz` with `forget`;
         "table": the training images that have one of the `ids` in a `column` of the CSV `path`,
-          see `jaxunlearn.data.rows.read`. Where it has a column "patient", the warnings are about
-          the forgotten images' patients, otherwise about the ids.
+          see `jaxunlearn.data.rows.read`. Where it has a column of patients (`PATIENT`), the
+          warnings are about the forgotten images' patients, otherwise about the ids; and about the
+          data set's groups where the table tells nothing of a set.
         `seed` seeds what is random.
-      dataset: the data set; only labels and groups are read.
+      dataset: the data set.
       gone: training examples that earlier requests took, int `[M]`. They are in neither part of the
         split: who asks for them again asks for the rest of the request, which may be nothing.
 
     Returns:
       The split, and warnings in plain sentences: images of a forgotten group that stay in retain,
-      val or test, so that the patient is not forgotten or the set is not one of unseen patients.
+      val or test, so that the patient is not forgotten or the set is not one of unseen patients;
+      exact copies of forgotten images in retain, which teach what they taught.
 
     Raises:
       UserError: a setting that breaks its rule; what is asked for does not exist, or leaves forget,
@@ -98,13 +100,27 @@ def resolve(
             f"forget.kind={request.kind!r} takes every example of class {emptied[0]} "
             f"({dataset.class_names[emptied[0]]}); forget fewer, or use kind='class'"
         )
-    if request.kind == "table":
-        return split, again + _table_warnings(split, request, dataset)
     sets = {name: getattr(dataset, name).groups for name in SETS}
-    if sets["train"] is None:
-        return split, again
-    advice = "forget.kind='groups' forgets whole groups"
-    return split, again + _warnings(split, sets, "groups", advice)
+    places: dict[str, str] = {}
+    unknown: list[str] = []
+    if sets["train"] is not None:
+        places = _left(split, sets, "groups", "forget.kind='groups' forgets whole groups")
+    if request.kind == "table":
+        by_table, unknown = _left_by_table(split, request, dataset)
+        places |= by_table
+    return split, [*again, *places.values(), *unknown, *_copies(split, dataset)]
+
+
+def _copies(split: Split, dataset: Dataset) -> list[str]:
+    """How many forgotten images are in retain once more."""
+    digests = dataset.train.digests
+    copies = int(np.isin(digests[split.forget], digests[split.retain]).sum())
+    if copies == 0:
+        return []
+    return [
+        f"{copies} of {len(split.forget)} forgotten images have exact copies in retain, which "
+        "teach the same: forget those too."
+    ]
 
 
 def _again(asked: np.ndarray, there: np.ndarray) -> list[str]:
@@ -117,25 +133,30 @@ def _again(asked: np.ndarray, there: np.ndarray) -> list[str]:
     return [f"{before} of the {number} images asked for are forgotten already."]
 
 
-def _table_warnings(split: Split, request: Any, dataset: Dataset) -> list[str]:
+def _left_by_table(
+    split: Split, request: Any, dataset: Dataset
+) -> tuple[dict[str, str], list[str]]:
     """What a table tells of the patients whose images are forgotten, and of those it lacks."""
     table = rows.read(request.path, "forget.path", dataset)
-    column = PATIENT if PATIENT in table.columns else request.column
+    patients = [column for column in table.columns if PATIENT.fullmatch(column.strip())]
+    column = patients[0] if patients else request.column
     sets = table.column(column)
-    warnings = _warnings(split, sets, f"{column}s", f"name them by forget.column={column!r}")
+    left = _left(split, sets, f"{column}s", f"name them by forget.column={column!r}")
+    if not patients:  # beside what the data set's groups tell, not in its place
+        left = {f"{column} {name}": warning for name, warning in left.items()}
     unknown = int(np.sum(sets["train"] == ""))
-    if unknown:
-        warnings.append(
-            f"{unknown} of {len(dataset.train)} training images have no {column} in the table: "
-            "whether some are of those to forget is not known."
-        )
-    return warnings
+    if not unknown:
+        return left, []
+    return left, [
+        f"{unknown} of {len(dataset.train)} training images have no {column} in the table: "
+        "whether some are of those to forget is not known."
+    ]
 
 
-def _warnings(
+def _left(
     split: Split, sets: Mapping[str, np.ndarray | None], what: str, advice: str
-) -> list[str]:
-    """Where images of the forgotten groups are left, by the groups of each set's images."""
+) -> dict[str, str]:
+    """By set, how many images of the forgotten groups are left, by the groups of its images."""
     groups = sets["train"]
     assert groups is not None
     places = {
@@ -145,13 +166,13 @@ def _warnings(
     }
     forgotten = np.unique(groups[split.forget])
     forgotten = forgotten[forgotten != ""] if groups.dtype == object else forgotten
-    warnings = []
+    warnings = {}
     for name, (others, advice) in places.items():
         if others is None:
             continue
         left = others[np.isin(others, forgotten)]
         if len(left):
-            warnings.append(
+            warnings[name] = (
                 f"{len(np.unique(left))} of {len(forgotten)} forgotten {what} still have "
                 f"{len(left)} images in {name}: {advice}."
             )
@@ -280,7 +301,8 @@ def _table(request: Any, dataset: Dataset) -> np.ndarray:
     return rows.select(table, request.column, request.ids)
 
 
-PATIENT = "patient"  # the column by which warnings go
+# The column by which warnings go, such as PatientID.
+PATIENT = re.compile(r"patient([ _-]?id)?", re.IGNORECASE)
 REQUESTS: dict[str, Callable[[Any, Dataset], np.ndarray]] = {
     "fraction": _fraction,
     "per_class": _per_class,
@@ -332,6 +354,19 @@ def reads(request: Any) -> tuple[str, ...]:
     if request.kind == "groups" and len(request.groups):
         return ("groups",)
     return READS[request.kind]
+
+
+def check_named(changes: Mapping[str, Any], where: str) -> None:
+    """Raises where a request says nothing, or names no group where it is about to name some.
+
+    Either would be read as a random share: a list of patients that came out empty must not be.
+    """
+    groups = changes.get("groups", "")
+    if not changes or (not isinstance(groups, str) and np.size(groups) == 0):
+        raise UserError(
+            f"{where} is {shown(changes)}, which names nothing to forget; name groups, or give a "
+            "fraction, without groups, for random ones"
+        )
 
 
 def _known(field: str, given: Collection[int], allowed: Iterable[int], what: str) -> None:

@@ -161,10 +161,12 @@ def load(config: Any) -> Dataset:
 
     Args:
       config: the `data` config; `path` is a file read in place of the published one, without a
-        checksum; `root` the folder for the download (~/.medmnist); `size` the image side.
+        checksum; `root` the folder for the download (~/.medmnist); `size` the image side, which a
+        `path` may leave at 28.
 
     Raises:
-      UserError: chestmnist (multi-label), an unpublished size, a failed download, a wrong checksum.
+      UserError: chestmnist (multi-label), an unpublished size or one that the file has not, a
+        failed download, a wrong checksum.
     """
     if config.name == "chestmnist":
         raise UserError(
@@ -184,6 +186,12 @@ def load(config: Any) -> Dataset:
         url = _URL.format(f"{name}.npz")
         path = common.fetch(url, md5, config.root or "~/.medmnist", f"{name}.npz")
     sets, class_names, _ = npz.read(path)
+    side = sets[0].images.shape[1]
+    if config.path and config.size not in (28, side):
+        raise UserError(
+            f"data.size={config.size} and the images of {config.path} have {side} pixels a side; "
+            f"set config.data.size={side}, or give another file"
+        )
     if class_names not in ((), info.class_names):
         raise UserError(
             f"{config.path}: its class_names are not those of {config.name}, so that its labels "

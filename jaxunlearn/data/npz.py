@@ -50,9 +50,12 @@ def load(config: Any) -> Dataset:
             )
         class_names = tuple(str(c) for c in range(highest + 1))
     if len(class_names) < 2:
+        lowest = min(int(examples.labels.min()) for examples in sets)
+        advice = "give images of another one"
+        if lowest < 0:
+            advice = f"the lowest label is {lowest}; number the classes from 0"
         raise UserError(
-            f"{shown(config.path)}: {len(class_names)} class; at least 2 are needed: give images "
-            "of another one"
+            f"{shown(config.path)}: {len(class_names)} class; at least 2 are needed: {advice}"
         )
     return Dataset(about.pop("name", "") or Path(config.path).stem, *sets, class_names, **about)
 

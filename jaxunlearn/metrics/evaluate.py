@@ -173,8 +173,9 @@ def _over_unseen(value: Callable[[Predictions], np.ndarray], header: str, **row:
         instead=True,
         group="unseen",
         note="Δ: mean on forget minus mean on unseen images of the same classes (val and test, "
-        "without groups of train), of accuracy and the true class's probability in percentage "
-        "points and of entropy in nats, about 0 in a model that never saw forget",
+        "without groups of train where these are known), of accuracy and the true class's "
+        "probability in percentage points and of entropy in nats, about 0 in a model that never "
+        "saw forget",
         **row,
     )
 

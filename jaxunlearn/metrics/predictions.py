@@ -42,26 +42,32 @@ def check(name: str, predictions: Predictions) -> Predictions:
 
 def apart(predictions: Predictions, classes: Iterable[int]) -> tuple[Predictions, Predictions]:
     """The predictions on examples of all other classes, and those on examples of `classes`."""
-    logits, labels, groups = predictions
-    chosen = np.isin(labels, list(classes))
-    others, ours = (
-        Predictions(logits[rows], labels[rows], None if groups is None else groups[rows])
-        for rows in (~chosen, chosen)
-    )
-    return others, ours
+    chosen = np.isin(predictions.labels, list(classes))
+    return _rows(predictions, ~chosen), _rows(predictions, chosen)
 
 
 def unseen(others: Sequence[Predictions], train: Sequence[Predictions]) -> Predictions:
-    """The predictions on all examples of other sets that are of no group of train."""
-    logits, labels = (np.concatenate([each[i] for each in others]) for i in (0, 1))
-    ours, known = (
-        [each.groups for each in part if each.groups is not None] for part in (others, train)
+    """The predictions on all examples of other sets that are not known to be of a group of train.
+
+    Of a set without groups that is all of it; the groups are given where all have them.
+    """
+    known = [ids for each in train for ids in ([] if each.groups is None else each.groups)]
+    kept = [
+        each if each.groups is None else _rows(each, ~np.isin(each.groups, known))
+        for each in others
+    ]
+    groups = [each.groups for each in kept if each.groups is not None]
+    return Predictions(
+        np.concatenate([each.logits for each in kept]),
+        np.concatenate([each.labels for each in kept]),
+        np.concatenate(groups) if len(groups) == len(kept) else None,
     )
-    if len(ours) + len(known) < len(others) + len(train):
-        return Predictions(logits, labels)
-    groups = np.concatenate(ours)
-    kept = ~np.isin(groups, np.concatenate(known))
-    return Predictions(logits[kept], labels[kept], groups[kept])
+
+
+def _rows(predictions: Predictions, rows: np.ndarray) -> Predictions:
+    """The predictions on some of the examples."""
+    logits, labels, groups = predictions
+    return Predictions(logits[rows], labels[rows], None if groups is None else groups[rows])
 
 
 def changed(before: Predictions, after: Predictions) -> np.ndarray:

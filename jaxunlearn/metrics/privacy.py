@@ -122,7 +122,8 @@ def _known(
         raise unknown("members", members, MEMBERS)
     known, nonmembers = confidence(retain), confidence(others)
     if members == "first":
-        known = known[: len(nonmembers)]
+        number = min(len(known), len(nonmembers))
+        known, nonmembers = known[:number], nonmembers[:number]
     return (known, nonmembers), members == "all"
 
 

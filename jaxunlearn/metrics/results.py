@@ -32,6 +32,7 @@ from typing import Any, Literal, NamedTuple, NotRequired, TypedDict, cast, final
 
 import numpy as np
 
+from jaxunlearn import files
 from jaxunlearn.errors import UserError
 from jaxunlearn.metrics import clinical, statistics, unlearning, verdicts
 from jaxunlearn.metrics.evaluate import METRICS, closest
@@ -315,7 +316,7 @@ def conclude(
         if name not in REFERENCES and "false_negatives" in per_seed[0]
     }
     if misses:
-        of = verdicts.false_negatives(misses, header["reference"], first["n"]["retain"])
+        of = verdicts.false_negatives(misses, header["reference"], _sizes(first))
         for name, verdict in of.items():
             models[name]["verdicts"]["false_negatives"] = verdict
     means = {name: model["mean"] for name, model in models.items()}
@@ -451,12 +452,13 @@ def _reduce(per_seed: Sequence[Values], reduce: Callable[[list[float]], Any]) ->
 
 
 def _sizes(values: Values) -> dict[str, int]:
-    """The sizes of the sets that a model is judged on, and of test's malignant and benign parts."""
+    """Sizes of the sets that a model is judged on and of test's parts, and numbers of groups."""
     sizes = dict(values["n"])
     if "counts" in values:
         counts = values["counts"]
         sizes |= {"malignant": counts["tp"] + counts["fn"], "benign": counts["tn"] + counts["fp"]}
-    return sizes
+    groups = values.get("groups") or {}
+    return sizes | {f"{name} groups": number for name, number in groups.items()}
 
 
 def _wilson_intervals(values: Values) -> Values:
@@ -572,10 +574,8 @@ def _losses(step: Step, method: str, budget: Mapping[str, float]) -> list[verdic
         most = budget[key]
         if not most or key not in model["mean"]:
             continue
-        counts = {name: sizes[name] for name in images}
-        for name, number in (model["per_seed"][0].get("groups") or {}).items():
-            if name in images:
-                counts[f"{name} groups"] = number
+        names = [each for name in images for each in (name, f"{name} groups")]
+        counts = {name: sizes[name] for name in names if name in sizes}
         scenarios = model["mean"][key] if isinstance(model["mean"][key], dict) else [""]
         for scenario in scenarios:
             path = (key, scenario) if scenario else (key,)
@@ -660,7 +660,7 @@ def load(folder: str | Path) -> Results:
     Raises:
       UserError: there are no results, or they are of another schema.
     """
-    path = Path(folder).expanduser() / "metrics.json"
+    path = files.local(folder, "the folder") / "metrics.json"
     try:
         if path.exists() and not path.is_file():  # a pipe would block
             raise ValueError

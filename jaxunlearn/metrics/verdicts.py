@@ -50,8 +50,8 @@ class FalseNegativesVerdict(TypedDict):
         seed, or where all have the same difference.
       corrected_for: the number of methods compared.
       reference: the model compared with.
-      too_few: the counts that are below `LEAST`, by name: malignant (test images), retain, and of
-        several seeds their number.
+      too_few: the counts that are below `LEAST`, by name: malignant (test images), their groups
+        where these are known, retain, and of several seeds their number.
     """
 
     verdict: Literal["more", "fewer", "no reliable difference", "unknown"]
@@ -99,8 +99,9 @@ class Evidence(TypedDict):
     """Whether there are enough images to judge by.
 
     Attributes:
-      small: of forget, retain, test and the malignant and benign test images, the sizes that are
-        above 0 and below `least`, by name.
+      small: of forget, retain, test and the malignant and benign test images, and of the groups of
+        test and of its malignant images where these are known, the sizes that are above 0 and below
+        `least`, by name.
       least: below it, a rate may be off by more than 20 percentage points either way.
       one_step: whether retain fits in one batch, so that an epoch of training on it is one step.
     """
@@ -211,17 +212,18 @@ def too_few(counts: Mapping[str, int]) -> dict[str, int]:
 
 
 def false_negatives(
-    found: Mapping[str, Sequence[FalseNegatives]], reference: str, retain: int = LEAST["retain"]
+    found: Mapping[str, Sequence[FalseNegatives]], reference: str, sizes: Mapping[str, int] = LEAST
 ) -> dict[str, FalseNegativesVerdict]:
     """The verdict on each method's false negatives, corrected for the number of methods.
 
     Args:
       found: by method, one comparison with the reference model per seed.
       reference: the reference model's name.
-      retain: the number of examples that the models could learn from; enough by default.
+      sizes: "retain", the number of examples that the models could learn from, and where known
+        "malignant groups", of patients or lesions; enough by default.
     """
     verdicts = {
-        name: _false_negatives(per_seed, reference, retain) for name, per_seed in found.items()
+        name: _false_negatives(per_seed, reference, sizes) for name, per_seed in found.items()
     }
     known = {name: each["p"] for name, each in verdicts.items() if each["p"] is not None}
     for name, p in zip(known, holm(list(known.values())), strict=True):
@@ -260,14 +262,15 @@ def budget(losses: Sequence[Loss]) -> BudgetVerdict:
 
 
 def _false_negatives(
-    per_seed: Sequence[FalseNegatives], reference: str, retain: int
+    per_seed: Sequence[FalseNegatives], reference: str, sizes: Mapping[str, int]
 ) -> FalseNegativesVerdict:
     """One method's verdict before its p-value is corrected."""
     changes = [found["missed"] - found["missed_reference"] for found in per_seed]
     several, malignant = len(per_seed) > 1, per_seed[0]["n_malignant"]
     spread = min(changes) < max(changes)
     over, p = _tested(changes, max(found["p_value"] for found in per_seed))
-    counts = {"malignant": malignant, "retain": retain}
+    names = ("malignant groups", "retain")
+    counts = {"malignant": malignant} | {name: sizes[name] for name in names if name in sizes}
     if over == "seeds":
         counts["seeds"] = len(per_seed)
     verdict: FalseNegativesVerdict = {
@@ -352,11 +355,11 @@ def evidence(sizes: Mapping[str, int], batch_size: int) -> Evidence:
     """Whether there are enough images to judge by.
 
     Args:
-      sizes: of forget, retain and test, and where known of malignant and benign test images; other
-        names are left out.
+      sizes: of forget, retain and test, and where known of malignant and benign test images and of
+        groups; other names are left out.
       batch_size: of the original's and the retrained's training.
     """
-    names = ("forget", "retain", "test", "malignant", "benign")
+    names = ("forget", "retain", "test", "malignant", "benign", "test groups", "malignant groups")
     return {
         "small": {name: sizes[name] for name in names if 0 < sizes.get(name, 0) < LEAST_EXAMPLES},
         "least": LEAST_EXAMPLES,

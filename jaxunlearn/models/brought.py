@@ -97,7 +97,7 @@ def fingerprint(given: str, what: str) -> str:
 def _path(given: str, what: str) -> Path:
     """The path as it can be read."""
     path = files.local(given, what)
-    if path.suffix in PICKLES:
+    if path.suffix in PICKLES and not path.is_dir():
         raise UserError(
             f"{what}={given} is a pickle, which can run any program when it is read; save it anew: "
             "safetensors.torch.save_file(model.state_dict(), 'model.safetensors')"

@@ -20,7 +20,7 @@ from jaxunlearn.metrics.results import (
     Results,
     dig,
 )
-from jaxunlearn.report.sheets import data_name, title
+from jaxunlearn.report.sheets import data_name, title, too_narrow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -363,6 +363,8 @@ def _caption(report: Experiment, clinical: bool) -> str:
         proportions = "95% Wilson intervals of the rates"
         if not clinical:
             proportions = "no intervals" if gaps else "95% Wilson intervals of UA, RA and TA"
+        if too_narrow(report):
+            proportions += ", too narrow where images of one group are alike"
         intervals = f"One seed: {proportions}."
     if report["split"].get("forgotten_classes"):
         intervals += " No test image of a class that was forgotten whole counts"

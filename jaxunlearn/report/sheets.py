@@ -19,7 +19,7 @@ from jaxunlearn.metrics.results import (
     Results,
     dig,
 )
-from jaxunlearn.metrics.verdicts import BudgetVerdict, FalseNegativesVerdict, GapVerdict
+from jaxunlearn.metrics.verdicts import PARTS, BudgetVerdict, FalseNegativesVerdict, GapVerdict
 
 ABSENT = "–"
 NO_EVIDENCE = "No reliable difference is not evidence of no difference."
@@ -399,7 +399,20 @@ def _marks(columns: list[Column]) -> list[str]:
 
 def _cautions(report: Experiment) -> list[str]:
     """What the values are of, and how far they can be trusted."""
-    return [*_forgotten_classes(report), *_majority(report), *_evidence(report)]
+    cautions = [*_forgotten_classes(report), *_majority(report), *_evidence(report)]
+    if too_narrow(report):
+        cautions.append(
+            "Wilson intervals take images of one group for independent, and are too narrow where "
+            "these are alike."
+        )
+    return cautions
+
+
+def too_narrow(report: Experiment) -> bool:
+    """Whether there are intervals over test images, and several of one group among these."""
+    values = next(iter(report["models"].values()))["per_seed"][0]
+    groups = (values.get("groups") or {}).get("test", values["n"]["test"])
+    return len(report["seeds"]) == 1 and groups < values["n"]["test"]
 
 
 def _where(field: str, cautions: Mapping[str, list[str]]) -> list[str]:
@@ -534,7 +547,10 @@ def _reliability(report: Experiment) -> list[str]:
         else ""
     )
     note = f'"Reliably" means significant at the 5% level across {over}{corrected}. {NO_EVIDENCE}'
-    return [note]
+    if len(report["seeds"]) == 1:
+        return [note]
+    shares = " and ".join(f"{PARTS[over]:.0%} to that of {over}" for over in PARTS)
+    return [f"{note} Of the 5%, {shares}; p is divided by its share."]
 
 
 def _reference_note(report: Experiment) -> list[str]:
