@@ -7,7 +7,10 @@
 # JAX brings CUDA's libraries; the host has the driver and the NVIDIA container toolkit (--gpus=all).
 FROM python:3.12-slim
 
-ARG EXTRA=slurm
+ARG EXTRA=slurm,cpu
+# For oneDNN, which the extra "cpu" brings.
+RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 \
+    && rm -rf /var/lib/apt/lists/*
 WORKDIR /app
 COPY setup.cfg setup.py pyproject.toml README.md LICENSE ./
 COPY jaxunlearn jaxunlearn
