@@ -14,6 +14,7 @@ import os
 import signal
 import stat
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -263,14 +264,17 @@ def _identity(path: Path) -> tuple[int, int] | None:
 @contextlib.contextmanager
 def _without_sigterm() -> Iterator[None]:
     """SIGTERM comes after what is done within: a scheduler that stops a job may send several."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
+    if threading.current_thread() is not threading.main_thread():  # which alone hears of it
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    came: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda signum, _: came.append(signum))
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+        if came:
+            signal.raise_signal(signal.SIGTERM)
 
 
 @dataclasses.dataclass(frozen=True)

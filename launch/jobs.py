@@ -217,7 +217,8 @@ def run_job(config: ConfigDict, folder: str, job: Job) -> None:
 def gather(config: ConfigDict, folder: str) -> None:
     """Table and figure, from models that are all in the store.
 
-    They may have been computed in bfloat16 elsewhere, which here would be float32: other models.
+    They may have been computed in bfloat16 elsewhere where it would be float32 here, or the other
+    way round: these are other models.
 
     Raises:
       UserError: some are not.
@@ -225,7 +226,7 @@ def gather(config: ConfigDict, folder: str) -> None:
     from jaxunlearn import experiment
     from jaxunlearn.prepared import Prepared
 
-    for bfloat16 in (None, True):
+    for bfloat16 in (None, True, False):
         missing = [job for job in make_jobs(config, folder, bfloat16=bfloat16) if job.flops]
         if not missing:
             experiment.carry_out(Prepared(config, folder, None, bfloat16=bfloat16))

@@ -19,7 +19,13 @@ from jaxunlearn.metrics.results import (
     Results,
     dig,
 )
-from jaxunlearn.metrics.verdicts import PARTS, BudgetVerdict, FalseNegativesVerdict, GapVerdict
+from jaxunlearn.metrics.verdicts import (
+    PARTS,
+    SIGNIFICANT,
+    BudgetVerdict,
+    FalseNegativesVerdict,
+    GapVerdict,
+)
 
 ABSENT = "–"
 NO_EVIDENCE = "No reliable difference is not evidence of no difference."
@@ -549,8 +555,8 @@ def _reliability(report: Experiment) -> list[str]:
     note = f'"Reliably" means significant at the 5% level across {over}{corrected}. {NO_EVIDENCE}'
     if len(report["seeds"]) == 1:
         return [note]
-    shares = " and ".join(f"{PARTS[over]:.0%} to that of {over}" for over in PARTS)
-    return [f"{note} Of the 5%, {shares}; p is divided by its share."]
+    levels = ", ".join(f"over {each} at {100 * SIGNIFICANT * PARTS[each]:g}%" for each in PARTS)
+    return [f"{note} It is tested {levels}; each p is scaled to 5%."]
 
 
 def _reference_note(report: Experiment) -> list[str]:
