@@ -345,6 +345,7 @@ def test_pathmnist_shaped_file_goes_through_the_published_config(tmp_path):
     code, out, err = finish(
         "--config=configs/pathmnist_salun_cra.py",
         f"--config.data.path={data}",
+        "--config.data.size=16",
         f"--workdir={tmp_path / 'run'}",
         "--config.model.name=cnn",
         "--config.model.width=8",
