@@ -115,6 +115,11 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
     return _put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
+def divisible(batch_size: int, mesh: Mesh) -> int:
+    """The size, or the next larger one that the devices can share."""
+    return -(-batch_size // mesh.size) * mesh.size
+
+
 def shard_batches(array: np.ndarray, mesh: Mesh, axis: int = -1) -> jax.Array:
     """Puts an array on the mesh, its axis of the batch, the last one, split between the devices."""
     spec = PartitionSpec(*[None] * (axis % array.ndim), "data")

@@ -122,7 +122,7 @@ def _asked(request: ConfigDict) -> str:
 def _tried(recipe: Recipe, programs: Programs) -> tuple[float, str]:
     """Of a gradient of the model, on a batch of its recipe: operations a second, and its memory."""
     model, mesh = recipe.setup.model, programs.mesh
-    batch = -(-recipe.setup.batch_size // mesh.size) * mesh.size  # of a brought model, any
+    batch = devices.divisible(recipe.setup.batch_size, mesh)  # of a brought model, any
     shape = (batch, *recipe.dataset.train.images.shape[1:])
     images = devices.shard_batches(np.zeros(shape, np.float32), mesh, axis=0)
     sample = jax.ShapeDtypeStruct((1, *shape[1:]), np.float32)

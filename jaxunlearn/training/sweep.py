@@ -151,7 +151,7 @@ def predict(
     """
     setup, programs = bench.setup, bench.programs
     mesh, images = programs.mesh, np.asarray(images)
-    order, _ = batches(np.arange(len(images)), -(-batch_size // mesh.size) * mesh.size)
+    order, _ = batches(np.arange(len(images)), devices.divisible(batch_size, mesh))
     variables = devices.replicate(variables, mesh)
     parts: list[Any] = []
     for rows in order:
