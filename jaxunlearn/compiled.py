@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import os
 import platform
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,14 +74,21 @@ def kept(folder: Path | None = None) -> Iterator[None]:
 
 
 def _prepare(folder: Path) -> bool:
-    """Makes the folder, and removes what is not as it was signed; False where it cannot."""
+    """Makes the folder, and removes what is not as it was signed; False where it cannot.
+
+    A run signs its entries when it ends: young ones without a hash are of runs that still go on, or
+    were killed. JAX writes them compressed, and compiles what it cannot read.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         files.sweep(folder)
         for entry in folder.glob(f"*{ENTRY}"):
             atime, signed = _beside(entry)
-            there = atime.is_file() and signed.is_file()
-            if not there or signed.read_text() != files.sha256(entry):
+            if not signed.is_file():
+                removed = time.time() - entry.stat().st_mtime > files.ABANDONED
+            else:
+                removed = not atime.is_file() or signed.read_text() != files.sha256(entry)
+            if removed:
                 for path in (entry, atime, signed):
                     path.unlink(missing_ok=True)
         return os.access(folder, os.W_OK)

@@ -263,11 +263,11 @@ def check_tuning(config: ConfigDict, tuned: bool) -> None:
             "config.tune and config.requests exclude each other: a sequence is run with settings "
             "that are known; tune its first request as config.forget, and set tune.trials=0"
         )
-    for field, _ in config.axes if tuned else ():
+    for field, _ in config.axes if tuned or config.tune.chosen else ():
         if field.startswith("methods."):
             raise UserError(
                 f"config.axes varies {field!r}, and config.tune chooses such settings by itself; "
-                "take that axis out, or set tune.trials=0"
+                "take that axis out, or leave tune.trials and tune.chosen at 0 and ''"
             )
 
 
@@ -387,7 +387,8 @@ def check_fit(config: ConfigDict, dataset: Dataset, num_devices: int) -> None:
             "config.retrained_path is one model, and each of config.requests has a retrained model "
             "of its own; leave one of the two empty"
         )
-    sizes = {"train": config.train.batch_size}
+    trained = not config.original.path or (config.retrained and not config.retrained_path)
+    sizes = {"train": config.train.batch_size} if trained else {}
     for name, settings in config.methods.items():
         find(settings.method).check(settings, dataset, policies)
         if config.requests and find(settings.method).files:
@@ -396,7 +397,8 @@ def check_fit(config: ConfigDict, dataset: Dataset, num_devices: int) -> None:
                 "another; leave it out, or leave config.requests empty"
             )
         closure.check(modules(settings))
-        sizes[f"methods.{name}"] = settings.batch_size
+        if not find(settings.method).files:  # what is brought is not trained
+            sizes[f"methods.{name}"] = settings.batch_size
     for section, size in sizes.items():
         if size % num_devices:
             raise UserError(

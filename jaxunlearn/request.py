@@ -8,11 +8,12 @@ import contextlib
 import dataclasses
 import functools
 import os
+import re
 import shutil
 import sys
 import tempfile
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -243,8 +244,14 @@ def _run(
             done.callback(shutil.rmtree, folder, ignore_errors=True)
         home = files.local(folder, "folder").absolute()
         inputs = home / "given"
-        inputs.mkdir(parents=True, exist_ok=True)
+        try:
+            inputs.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"folder={home} cannot be made: {error.strerror}; name another folder"
+            ) from error
         files.sweep(inputs)
+        done.enter_context(_named(inputs))
 
         config.data.name, config.data.path = "npz", _data_path(data, inputs)
         config.data.malignant = config.data.malignant or getattr(data, "malignant", ())
@@ -279,6 +286,19 @@ def _run(
         result = Result(name, made, predictions, report, root)
         weakref.finalize(result, done.pop_all().close)
         return result
+
+
+@contextlib.contextmanager
+def _named(folder: Path) -> Iterator[None]:
+    """Errors call what was given in memory by its argument, not by the file in the folder."""
+    written = re.compile(rf"{re.escape(str(folder))}/(\w+)-[0-9a-f]{{16}}\.\w+")
+    try:
+        yield
+    except UserError as error:
+        text = written.sub(r"\1", str(error))
+        if text == str(error):
+            raise
+        raise type(error)(text) from error
 
 
 def _given(folder: Path, name: str, write: Callable[[Path], object]) -> str:
@@ -380,6 +400,8 @@ def _tree(variables: Any) -> Any:
 def _like(made: Any, given: Any) -> Any:
     """Variables that were made, in the containers and types that others were given in."""
     old = _tree(given)
+    if "params" not in old:  # of a model that has nothing else, they are all there is
+        made = made["params"]
     new = jax.tree.map(_as_given, serialization.from_state_dict(old, made), old)
     home = _home(given)
     return home.with_variables(given, new) if home else new

@@ -76,7 +76,10 @@ class Recipe:
     def fields(self) -> dict[str, Any]:
         """What the store's key is a hash of."""
         fields = {
-            "data": self.dataset.fingerprint,
+            "data": self.dataset.arrays,
+            "classes": self.dataset.num_classes,
+            # Methods may read it: what they start from, and what it is held against, does not.
+            "malignant": () if self.parent is None else self.dataset.malignant,
             "split": self.split.fingerprint,
             "mean": self.setup.mean,
             "std": self.setup.std,
@@ -249,6 +252,23 @@ class Trainer:
         """A new model, put into the store."""
         checkpoints = self._checkpoints(recipe)
         bench = Bench(recipe.setup, self.images(recipe.dataset), self.programs)
+        try:
+            return self._made(recipe, bench, checkpoints, alive)
+        except Diverged:  # what comes of these settings is known
+            processes.from_first(checkpoints.clear)
+            raise
+        except BaseException:  # stopped, another process lost, or a scheduler's own way
+            checkpoints.flush()
+            raise
+
+    def _made(
+        self,
+        recipe: Recipe,
+        bench: Bench,
+        checkpoints: Checkpoints,
+        alive: Callable[[], None],
+    ) -> Trained:
+        """The same, while points of it are kept."""
         result, curve = self._train(recipe, bench, checkpoints, alive)
         logits = self._predict(recipe, bench, result)
         meta = {
@@ -310,9 +330,6 @@ class Trainer:
                 raise UserError(
                     f"{recipe.name}, seed {recipe.seed}: the model fails: {one_line(error)}"
                 ) from error
-            except BaseException:  # stopped, another process lost, or a scheduler's own way
-                checkpoints.flush()
-                raise
 
     def _predict(self, recipe: Recipe, bench: Bench, result: Result) -> dict[str, np.ndarray]:
         """The model's logits on every set."""

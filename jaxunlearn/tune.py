@@ -121,6 +121,7 @@ def with_chosen(config: ConfigDict) -> ConfigDict:
     try:
         methods = json.loads(file.read_text(encoding="utf-8"))["methods"]
         chosen = {name: dict(entry["chosen"]["settings"]) for name, entry in methods.items()}
+        of = {name: entry.get("method") for name, entry in methods.items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
             f"config.tune.chosen={path} cannot be read as what a run has chosen; give the "
@@ -134,6 +135,12 @@ def with_chosen(config: ConfigDict) -> ConfigDict:
         )
     made = config_lib.plain(config)
     for name in there:
+        method = _method(made.methods[name])
+        if of[name] not in (None, method):  # none where an older version has written it
+            raise UserError(
+                f"config.tune.chosen={path} has settings of {of[name]} for config.methods.{name}, "
+                f"which is {method}; give one of the two entries another name"
+            )
         changes = unflatten_dict(chosen[name], sep=".")
         config_lib.change(made.methods[name], changes, f"what {path} has for config.methods.{name}")
     return made
@@ -312,6 +319,11 @@ def _get(settings: ConfigDict, path: str) -> Any:
     return value
 
 
+def _method(settings: ConfigDict) -> str:
+    """Which method an entry is of, or which several in turn."""
+    return settings.method if isinstance(settings.method, str) else ", ".join(settings.method)
+
+
 def _text(changes: Changes) -> str:
     """Settings in short."""
     return " ".join(f"{path}={value}" for path, value in changes.items())
@@ -379,6 +391,7 @@ def write(one: Experiment, tuned: Mapping[str, Tuned], trainer: Trainer, folder:
                 )
             rows.append(row)
         entry = {
+            "method": _method(config.methods[name]),
             **found.spent,
             "chosen": rows[found.trials.index(found.chosen)],
             "given": rows[found.trials.index(found.given)],

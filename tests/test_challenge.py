@@ -147,6 +147,7 @@ def test_msgs_gradient_is_that_of_retain_less_forget():
 def test_msg_slows_the_other_weights_of_convolutions_and_nothing_else():
     mask = msg.chosen(toy.task(), 0.3)
     for action in passes("msg"):
+        assert set(action.indices) == set(toy.task().retain)
         (link,) = action.before
         factors = link.data
         for name in ("Conv_0", "Conv_1", "Conv_2"):
@@ -363,7 +364,9 @@ def test_fcs_rounds_their_rates_and_the_decay_of_the_retain_set():
     assert [action.lr for action in made] == pytest.approx(
         [0.005, 0.0003, 0.004, (0.0003 + 1e-6) / 2, 0.004]
     )
-    assert [len(action.streams) for action in made] == [1, 2, 1, 2, 1]
+    forget, retain = set(toy.task().forget), set(toy.task().retain)
+    by_hand = [(forget,), *[(forget, retain), (retain,)] * 2]
+    assert [tuple(map(set, action.streams)) for action in made] == by_hand
     (link,) = made[2].before
     decayed = link.apply({"w": jnp.ones(2)}, {"w": jnp.array([1.0, -2.0])}, link.data, None)
     np.testing.assert_allclose(decayed["w"], [1.01, 0.98])

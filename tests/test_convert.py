@@ -115,6 +115,16 @@ def test_the_logits_are_pytorchs(name, stem, size, tmp_path):
     np.testing.assert_allclose(logits, expected, atol=1e-4 * np.abs(expected).max())
 
 
+def test_a_stages_blocks_are_in_order_of_their_numbers(monkeypatch):
+    monkeypatch.setitem(BLOCKS, "deep", ((1, 1, 12, 1), 2, 1))
+    arrays = state_dict("deep", 4, 3)
+    made = convert.resnet(dict(arrays))
+    first = 1 + 2 + 3  # the stem, and the blocks before, of which the second has another shortcut
+    for block, at in ((0, first), (1, first + 3), (2, first + 5), (10, first + 21)):
+        theirs = arrays[f"layer3.{block}.conv1.weight"].transpose(2, 3, 1, 0)
+        np.testing.assert_array_equal(made[f"params/Conv_{at}/kernel"], theirs)
+
+
 def test_names_of_a_wrapper_are_cut_and_what_is_left_over_is_told(tmp_path):
     arrays = state_dict("resnet18", 8, 3)
     wrapped = {f"module.{key}": array for key, array in arrays.items()}

@@ -34,6 +34,18 @@ def test_the_information_of_softmax_regression_by_hand():
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
 
 
+def test_a_second_request_meets_noise_of_its_own():
+    """The same noise again would not add up as noise does, but double."""
+    task = toy.linear_task()
+    first = np.asarray(toy.weights(toy.unlearn("fisher", task, alpha=1e-3)))
+    later = dataclasses.replace(task, original={"params": {"w": first}})
+    second = toy.weights(toy.unlearn("fisher", later, alpha=1e-3))
+    moves = [(first - task.original["params"]["w"]).ravel(), (second - first).ravel()]
+    assert abs(np.corrcoef(*moves)[0, 1]) < 0.3
+    again = toy.weights(toy.unlearn("fisher", task, alpha=1e-3))
+    assert (again == first).all()
+
+
 def test_labels_drawn_give_the_same_information_on_average():
     """Of one image many times over, by the frequencies of its labels."""
     image = toy.images_and_labels()[0][3]
@@ -59,8 +71,9 @@ def test_draws_have_the_variance_of_the_formula(form):
         capped = np.minimum(1 / (f + 1e-8), 100)
         expected = np.broadcast_to(0.1 * capped.mean(0), f.shape)
     mean, variance = fisher.moments(task, settings(form=form, alpha=0.01))
+    rng = np.random.default_rng(0)
     np.testing.assert_allclose(variance["w"], expected, rtol=1e-4)
-    draws = np.stack([fisher.drawn(mean, variance, seed)["w"] for seed in range(2000)])
+    draws = np.stack([fisher.drawn(mean, variance, rng)["w"] for _ in range(2000)])
     np.testing.assert_allclose(draws.var(0), expected, rtol=0.2)
     assert abs((draws.mean(0) - w) / np.sqrt(expected / 2000)).max() < 5
 

@@ -7,7 +7,7 @@ import pytest
 import toy
 
 from jaxunlearn import training
-from jaxunlearn.methods import METHODS, munba, random_label, salun_soft, sfron
+from jaxunlearn.methods import METHODS, munba, random_label, salun_soft, sfron, ssd
 
 ONE_STEP = {"epochs": 1, "momentum": 0.0, "weight_decay": 0.0}
 
@@ -194,7 +194,10 @@ def test_sfrons_mask_at_its_ends():
     task = toy.linear_task()
     assert sfron.salient(task, 0.0)["w"].all()
     assert not sfron.salient(task, 1e30)["w"].any()
-    assert 0 < sfron.salient(task, 1.0)["w"].mean() < 1
+    marked = np.asarray(sfron.salient(task, 1.0)["w"])
+    assert 0 < marked.mean() < 1
+    forget, retain = (ssd.importance(task, s, "batch")["w"] for s in (task.forget, task.retain))
+    np.testing.assert_array_equal(marked, forget >= retain)
 
 
 def test_sfron_ascends_once_for_every_few_steps_on_retain():

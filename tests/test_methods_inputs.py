@@ -187,6 +187,9 @@ def test_amun_trains_on_neighbours_forget_and_retain_at_a_falling_rate():
     assert [action.lr for action in made] == pytest.approx([0.01, 0.01, 0.001])
     assert sorted(made[0].indices) == list(range(50))
     assert (made[0].labels[:40] == task.labels).all()
+    levels, wrong = amun.neighbours(task, settings)
+    assert (made[0].labels[40:] == wrong).all()
+    np.testing.assert_allclose(made[0].images, np.asarray(levels) * 255, atol=0.5 + 1e-3)
     assert made[0].images.shape == (10, 8, 8, 1) and made[0].images.max() <= 255
     (alone,) = METHODS["amun"].passes(task, toy.settings("amun", epochs=1, keep_forget=False))
     assert not set(alone.indices) & set(task.forget)

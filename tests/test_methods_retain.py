@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import toy
 
-from jaxunlearn.methods import METHODS, l1_sparse
+from jaxunlearn.methods import METHODS, l1_sparse, retrain
 from jaxunlearn.methods.parts import weight_layers
 
 ONE_STEP = {"epochs": 1, "momentum": 0.0, "weight_decay": 0.0}
@@ -17,6 +17,16 @@ def whole_batch(**changes):
 
 
 # l1-sparse.
+
+
+@pytest.mark.parametrize(
+    "epochs, at, first",
+    [(182, 0.5, 91), (182, 0.75, 136), (180, 0.7, 126), (200, 0.58, 116), (1, 0.5, 1), (9, 0.0, 0)],
+)
+def test_the_rate_falls_after_a_share_of_the_epochs_and_never_before_the_first(epochs, at, first):
+    config = toy.settings("retrain", epochs=epochs, milestones=(at,))
+    rates = [retrain.SCHEDULES["milestones"](config, epoch) for epoch in range(epochs)]
+    assert rates == [1.0] * first + [0.1] * (epochs - first)
 
 
 def test_the_l1_penalty_falls_to_a_share_of_itself_and_not_to_0():

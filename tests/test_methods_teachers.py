@@ -63,8 +63,9 @@ def test_all_of_forget_and_a_share_of_retain_are_taught():
     assert set(task.forget) <= set(made.indices)
     assert len(made.indices) == 10 + 9
     assert (made.examples["forgotten"].nonzero()[0] == task.forget).all()
-    random = toy.task(seed=3).fresh()
-    assert not toy.same_bits(random, toy.task(seed=4).fresh())
+    assert toy.same_bits(made.context["good"], task.original)
+    assert toy.same_bits(made.context["bad"], task.fresh())
+    assert not toy.same_bits(made.context["bad"], task.original)
 
 
 # DELETE.
@@ -139,6 +140,8 @@ def test_lotus_sets_its_temperature_by_the_accuracies_and_stops():
                     action = method.send(next(answers))
                 else:
                     made.append(float(action.context["tau"]))
+                    assert (np.flatnonzero(action.examples["forgotten"]) == task.forget).all()
+                    assert set(task.forget) <= set(action.indices)
                     action = next(method)
             except StopIteration:
                 return made

@@ -208,6 +208,10 @@ def test_the_attack_on_a_class_request_learns_from_no_image_of_the_class(attack,
         assert values["MIA"] == metrics.privacy.mia(
             sets["forget"], sets["retain"], without["test"], attack, members
         )
+        if attack == "threshold":
+            assert values["MIA_spread"] == metrics.privacy.mia_spread(
+                sets["forget"], sets["retain"], without["test"], SETTINGS["seed"], members
+            )
     assert values["TA_forgotten"] is None  # no test image of the class
     assert values["n"]["test_forgotten"] == 0
 

@@ -180,3 +180,12 @@ def test_compare_false_negatives_by_hand():
     with pytest.raises(UserError, match="different labels"):
         other = Predictions(theirs.logits, labels[::-1])
         clinical.compare_false_negatives(ours, other, (1,), "argmax")
+
+
+def test_images_of_one_patient_count_once_in_false_negatives():
+    labels, groups = np.ones(6, int), np.array([0, 0, 0, 1, 1, 1])
+    miss, hit = (
+        Predictions(np.eye(2, dtype=np.float32)[[answer] * 6], labels, groups) for answer in (0, 1)
+    )
+    found = clinical.compare_false_negatives(miss, hit, (1,), "argmax")
+    assert found["newly_missed"] == 6 and found["p_value"] == pytest.approx(2 / 4)

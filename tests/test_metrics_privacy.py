@@ -5,7 +5,9 @@ from hypothesis import strategies as st
 from sklearn.svm import SVC
 
 from jaxunlearn.errors import UserError
+from jaxunlearn.keys import stage_rng
 from jaxunlearn.metrics import Predictions, privacy
+from jaxunlearn.metrics.predictions import confidence
 
 
 def predictions(seed, n, shift=0.0):
@@ -123,6 +125,17 @@ def test_nothing_is_drawn_and_the_spread_over_resamples_is_told():
     # Where members and non-members are far apart, every resample ends in nearly the same threshold.
     clear = predictions(1, 97), predictions(2, 5000, 30), predictions(3, 6000, -30)
     assert privacy.mia_spread(*clear, 0) < 1 < spreads[0]
+
+
+def test_the_spread_resamples_members_and_non_members():
+    few = predictions(1, 97), predictions(2, 40, 0.5), predictions(3, 60)
+    target, known, unknown = map(confidence, few)
+    rng = stage_rng("mia spread", 0)
+    values = [
+        100 * np.mean(~privacy.threshold(rng.choice(known, 40), rng.choice(unknown, 60), target))
+        for _ in range(100)
+    ]
+    assert privacy.mia_spread(*few, 0) == pytest.approx(np.std(values, ddof=1))
 
 
 def test_unknown_members_are_a_users_error():

@@ -37,6 +37,14 @@ def test_plain_lines_come_now_and_then_and_one_at_the_end(clock):
     assert last == "seed 0 · it: 100%     0 s left       6 images/s  loss 0.500  accuracy 100.0%"
 
 
+def test_what_is_left_is_told_by_what_this_run_has_done_itself(clock):
+    updates = [(0.0, 0.9, 0, 0.2, 0.9), (40.0, 0.95, 64, 0.1, 0.9), (20.0, 1.0, 64, 0.1, 1.0)]
+    assert ":  95%    40 s left          started" in lines(clock, updates)
+    # A second stage makes the whole longer: its first pass ends at a half again.
+    updates = [(40.0, 1.0, 64, 0.1, 0.9), (20.0, 0.5, 64, 0.1, 1.0), (20.0, 0.75, 64, 0.1, 1.0)]
+    assert lines(clock, updates).startswith("seed 0 · it:  75%    20 s left       3 images/s")
+
+
 def test_nothing_to_do_is_said(clock):
     assert lines(clock, []) == "seed 0 · it: nothing to do\n"
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from jaxunlearn import metrics
 from jaxunlearn.metrics import Judged, Metric, Point, Predictions, unlearning
 from jaxunlearn.metrics.predictions import apart
-from jaxunlearn.report import figures, sheets, terminal
+from jaxunlearn.report import figures, sheets, summary, terminal
 
 METHODS = ("finetune", "salun", "random_label_with_a_long_name")
 REFERENCES = ("original", "retrained")
@@ -692,3 +692,30 @@ def test_start_up_loads_no_plotting_and_no_statistics():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "[]"
+
+
+def test_the_summary_names_what_there_is_nothing_to_judge_by():
+    text = " ".join(summary._unchecked(example(methods=(), malignant=(), references=("original",))))
+    assert "Clinical safety: no class is named malignant." in text
+    assert "Differences from a model that never saw these images: there is none here." in text
+    whole = " ".join(summary._unchecked(example(methods=())))
+    assert "Clinical safety" not in whole and "there is none here" not in whole
+
+
+def test_what_reliably_is_over_with_one_seed_and_with_several():
+    one, several = (" ".join(printed(example(seeds=n), 200).split()) for n in (1, 3))
+    assert "across test images, for this one training per model" in one
+    assert "for this one training per model" not in several
+
+
+def test_the_figures_rates_stand_under_their_names(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda self, *_: drawn.append(self))
+    report = example()
+    figures.draw(report, str(tmp_path / "figure.png"))
+    (axis,) = [axis for axis in drawn[0].axes if "FNR" in axis.get_ylabel()]
+    assert "FPR" in axis.get_xlabel()
+    points = [line.get_xydata()[0] for line in axis.lines if len(line.get_xdata()) == 1]
+    for model in report["models"].values():
+        expected = (model["mean"]["fpr"], model["mean"]["fnr"])
+        assert any(np.allclose(point, expected) for point in points)

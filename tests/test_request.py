@@ -140,6 +140,49 @@ def answers(variables, data, rows=slice(None), which="test"):
     return ((images - 0.5) / 0.5 @ dense["kernel"] + dense["bias"]).argmax(1)
 
 
+def test_parameters_alone_come_back_as_they_were_given(data, given):
+    module, variables = given
+    done = unlearn(
+        module, variables["params"], data, np.arange(6), "finetune", epochs=1, console=quiet()
+    )
+    assert jax.tree.structure(done.variables) == jax.tree.structure(variables["params"])
+    whole = unlearn(module, variables, data, np.arange(6), "finetune", epochs=1, console=quiet())
+    assert toy.same_bits(done.variables, whole.variables["params"])
+
+
+def test_images_are_normalised_as_the_caller_says(data):
+    original, judged = drawn(3), drawn(4)
+    done = evaluate(
+        Linear(),
+        judged,
+        data,
+        np.arange(6),
+        original=original,
+        mean=(0.2,),
+        std=(0.7,),
+        console=quiet(),
+    )
+    images = arrays_of(data)["test_images"].reshape(-1, 64) / 255.0
+    dense = jax.device_get(judged["params"]["Dense_0"])
+    logits = (images - 0.2) / 0.7 @ dense["kernel"] + dense["bias"]
+    np.testing.assert_allclose(done.predictions["judged"]["test"].logits, logits, atol=1e-4)
+
+
+def test_a_folder_that_is_a_file_and_arrays_that_do_not_fit_are_named_as_given(
+    data, given, tmp_path
+):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"folder=.*file cannot be made: .*; name another folder"):
+        unlearn(*given, data, np.arange(6), "finetune", folder=tmp_path / "file", console=quiet())
+    arrays = arrays_of(data)
+    floats = {**arrays, "train_images": arrays["train_images"] / np.float32(255)}
+    with pytest.raises(UserError, match=r"^data: train_images are float32 .*round\(\)\.astype"):
+        unlearn(*given, floats, np.arange(6), "finetune", console=quiet())
+    with pytest.raises(UserError, match=r"forget: .*999") as caught:
+        unlearn(*given, data, np.array([999]), "finetune", console=quiet())
+    assert "given" not in str(caught.value) and ".npy" not in str(caught.value)
+
+
 def test_what_others_have_unlearned_is_judged_as_it_is(data):
     original, unlearned, retrained = map(drawn, (3, 4, 5))
     done = evaluate(

@@ -6,6 +6,17 @@ import toy
 from jaxunlearn.methods import assd, lfssd, ssd
 
 
+def test_no_weight_matters_more_to_forget_than_n_over_n_f_times_what_it_does_to_all():
+    """So an alpha of n / n_f or more selects none: 4 where a quarter is forgotten."""
+    task = toy.linear_task()
+    forget, whole = ssd.importances(task, "example")
+    ratio = np.asarray(forget["w"]) / np.maximum(np.asarray(whole["w"]), 1e-30)
+    assert 1 < ratio.max() <= 4.0 * (1 + 1e-5)
+    kept = toy.unlearn("ssd", task, alpha=4.001).variables
+    assert toy.same_bits(kept, task.original)
+    assert not toy.same_bits(toy.unlearn("ssd", task, alpha=1.0).variables, task.original)
+
+
 def test_ssds_importance_is_the_mean_squared_gradient_by_hand():
     """Of softmax regression: ((p − e_y) xᵀ)² for each example, whatever the batch size."""
     for size in (4, 16, 40):

@@ -35,6 +35,27 @@ def test_an_edit_and_then_finetuning():
     assert len(both.history) == 2
 
 
+def test_a_method_of_a_package_of_ones_own_can_be_a_stage(tmp_path, monkeypatch):
+    (tmp_path / "lab").mkdir()
+    (tmp_path / "lab" / "__init__.py").touch()
+    (tmp_path / "lab" / "mine.py").write_text(
+        "from jaxunlearn.training import Pass, cross_entropy\n"
+        'DEFAULTS = {"epochs": 1, "lr": 0.01}\n'
+        "def passes(task, config):\n"
+        "    for _ in range(config.epochs):\n"
+        "        yield Pass(cross_entropy, task.retain, task.labels, config.lr, config.epochs)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    names = ("ssd", "lab.mine:passes")
+    task = toy.task_for("ssd")
+    both = staged(task, method=names, lab_mine_passes={"epochs": 2})
+    assert len(both.history) == 2
+    made = config_lib.default()
+    made.methods = config_lib.methods(it={"method": names})
+    made.update_from_flattened_dict({"methods.it.lab_mine_passes.epochs": 3})
+    assert made.methods.it.lab_mine_passes.epochs == 3
+
+
 def test_two_that_train_each_with_a_fresh_optimizer():
     task = toy.task_for("finetune")
     first = toy.unlearn("gradient_ascent", task, epochs=1).variables

@@ -8,6 +8,7 @@ import pytest
 import toy
 
 from jaxunlearn import devices, keys, training
+from jaxunlearn.errors import UserError
 from jaxunlearn.training import step
 
 TRACES = Counter()
@@ -75,6 +76,37 @@ def test_sgd_equals_pytorchs_formula_computed_by_hand():
             velocity = 0.9 * velocity + gradient + 0.01 * w  # m ← μm + (g + λθ)
             w = w - 0.1 * velocity
     np.testing.assert_allclose(result.variables["params"]["w"], w, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_adam_and_adamw_by_hand(optimizer):
+    """m ← μm + (1 − μ)g, v ← 0.999v + 0.001g²; decay is of the gradient, or of the step."""
+    task = toy.linear_task(optimizer=optimizer, momentum=0.5, weight_decay=0.1, batch_size=40)
+    result = train(epochs(2, task.labels, lr=0.01), task)
+    x, w = toy.inputs(task), task.original["params"]["w"].astype(np.float64)
+    m = v = np.zeros_like(w)
+    for t in (1, 2):
+        gradient = toy.cross_entropy_gradient(x, task.labels, w)
+        gradient = gradient + 0.1 * w * (optimizer == "adam")
+        m, v = 0.5 * m + 0.5 * gradient, 0.999 * v + 0.001 * gradient**2
+        direction = m / (1 - 0.5**t) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+        w = w - 0.01 * (direction + 0.1 * w * (optimizer == "adamw"))
+    np.testing.assert_allclose(result.variables["params"]["w"], w, rtol=1e-4, atol=1e-6)
+
+
+def test_the_history_counts_no_padding():
+    task = toy.linear_task(batch_size=16)
+    rows = np.arange(33)
+    (found,) = train(epochs(1, task.labels, indices=rows, lr=0.0), task).history
+    p = toy.softmax(toy.inputs(task)[rows] @ task.original["params"]["w"])
+    labels = task.labels[rows]
+    assert found["loss"] == pytest.approx(-np.log(p[rows, labels]).mean(), rel=1e-4)
+    assert found["accuracy"] == pytest.approx((p.argmax(1) == labels).mean())
+
+
+def test_a_pass_over_nothing_is_a_users_error():
+    with pytest.raises(UserError, match="pass 1 is over no example"):
+        train(epochs(1, toy.task().labels, indices=np.arange(0)))
 
 
 @pytest.mark.parametrize("optimizer", sorted(step.OPTIMIZERS))

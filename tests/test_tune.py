@@ -322,6 +322,10 @@ def test_what_one_run_chose_is_used_by_another(finished, tmp_path):
             r"unknown field of what .* has for config\.methods\.finetune\.mask 'size'",
         ),
         (
+            '{"methods": {"finetune": {"method": "salun", "chosen": {"settings": {"lr": 0.1}}}}}',
+            r"has settings of salun for config\.methods\.finetune, which is finetune; give one",
+        ),
+        (
             '{"methods": {"finetune": {"chosen": {"settings": {"epochs": "two"}}}}}',
             r"has for config\.methods\.finetune\.epochs must be of type int",
         ),
@@ -383,7 +387,13 @@ def test_regret_is_against_the_best_avg_gap_of_all_trials(finished):
         assert entry["chosen"]["avg_gap"] == pytest.approx(of_run)
     table = (root / "run" / "tuning.md").read_text()
     assert table.count("\n| ") == 4 and "regret" in table
-    assert f"| {entry['regret']:.2f} |" in table.splitlines()[4]
+    for row in table.splitlines()[2:5]:
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        entry = tuning(root / "run")["methods"][cells[0]]
+        chosen, given = entry["chosen"], entry["given"]
+        values = [chosen["proxy_gap"], given["proxy_gap"], chosen["avg_gap"]]
+        values += [entry["best"]["avg_gap"], entry["regret"], given["avg_gap"]]
+        assert cells[-6:] == [f"{value:.2f}" for value in values]
 
 
 def test_a_second_run_trains_nothing(finished, monkeypatch):

@@ -5,15 +5,16 @@ is needed. A call costs some 50 µs of the interpreter, and runs without the int
 convolutions of a small ResNet's training step take 1 to 50 ms each.
 """
 
+import contextlib
 import ctypes
 import functools
 import json
-import operator
 import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from ctypes import POINTER, Structure, byref, c_float, c_int, c_int64, c_size_t, c_uint, c_void_p
+from importlib import metadata
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +25,7 @@ from jaxunlearn.convolution import xla
 from jaxunlearn.convolution.literal import Convolution
 
 TARGET = "jaxunlearn.onednn.convolution"
+PACKAGE = "onednn-cpu-gomp"  # that the extra `cpu` installs
 MAJOR = 3  # of the versions that have the functions called here
 SMALL = 7  # images of this many pixels a side, or fewer, are convolved with the batch innermost
 BATCH = 16  # where the batch is this large
@@ -77,7 +79,15 @@ def _kind(found: Convolution) -> str | None:
         padding = zip(found.low, found.high, found.out[2:], strict=True)
         return "weights" if all(max(low, high) < size for low, high, size in padding) else None
     plain = found.stride == found.rhs_dilation == (1, 1)
-    return "data" if plain and all(map(operator.gt, found.rhs[2:], found.low)) else None
+    # Of the layer that it is the gradient of, the padding is kernel - 1 - low at the beginning, and
+    # at the end less than a stride below 0.
+    stride = found.lhs_dilation
+    low = [size - 1 - before for size, before in zip(found.rhs[2:], found.low, strict=True)]
+    high = _high(found.out, found.lhs, found.rhs, stride, low)
+    fits = all(
+        before >= 0 and -after < s for before, after, s in zip(low, high, stride, strict=True)
+    )
+    return "data" if plain and fits else None
 
 
 @functools.cache
@@ -509,6 +519,11 @@ def _sizes(values: Sequence[int]) -> Any:
 
 
 def _find() -> str:
-    """Where the library is: that of the environment before the system's."""
-    path = os.path.join(sys.prefix, "lib", "libdnnl.so.3")
-    return path if os.path.exists(path) else "libdnnl.so.3"
+    """Where the library is: where its package or the environment has it, or the system."""
+    name = "libdnnl.so.3"
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        for file in metadata.files(PACKAGE) or ():
+            if file.name == name and os.path.exists(file.locate()):
+                return str(file.locate())
+    path = os.path.join(sys.prefix, "lib", name)
+    return path if os.path.exists(path) else name

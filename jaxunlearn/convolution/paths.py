@@ -9,7 +9,8 @@ from jax.sharding import Mesh
 
 from jaxunlearn import rules
 from jaxunlearn.convolution import onednn, products
-from jaxunlearn.convolution.rewrite import Choose
+from jaxunlearn.convolution.literal import Convolution
+from jaxunlearn.convolution.rewrite import Call, Choose
 from jaxunlearn.errors import UserError, one_line
 
 SETTING = rules.one_of(("auto", "onednn", "xla"))
@@ -55,8 +56,14 @@ def find(setting: str, mesh: Mesh) -> Path:
         return Path("XLA", None, "", True)
     if reason:
         return Path("XLA", products.choose, reason, False)
-    version = onednn.load().version
-    return Path(f"oneDNN {version}", onednn.choose, "", bool(BFLOAT16 & _flags()))
+    bfloat16 = bool(BFLOAT16 & _flags())
+    choose = onednn.choose if bfloat16 else _float32_alone
+    return Path(f"oneDNN {onednn.load().version}", choose, "", bfloat16)
+
+
+def _float32_alone(found: Convolution) -> Call | None:
+    """What oneDNN computes where it has no arithmetic for bfloat16, which it refuses then."""
+    return products.choose(found) if found.dtype == "bfloat16" else onednn.choose(found)
 
 
 def _reason(mesh: Mesh) -> str:

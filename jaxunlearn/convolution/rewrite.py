@@ -14,8 +14,9 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
 
 from jaxunlearn.convolution.literal import Convolution, find
 
-# What computes a convolution (lhs, rhs) -> out instead; None: nothing does.
-Choose = Callable[[Convolution], Callable[[jax.Array, jax.Array], jax.Array] | None]
+Call = Callable[[jax.Array, jax.Array], jax.Array]  # a convolution, (lhs, rhs) -> out
+# What computes a convolution instead; None: nothing does.
+Choose = Callable[[Convolution], Call | None]
 
 
 def rewrite(function: Callable, traced: Any, choose: Choose) -> Callable:

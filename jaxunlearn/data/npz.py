@@ -104,6 +104,8 @@ def _check(path: Path, declared: dict[str, reading.Declared]) -> None:
         elif name.endswith("_images"):
             fits = array.dtype == np.uint8 and array.ndim in (3, 4) and array.nbytes > 0
             allowed = "uint8 [N, H, W] or [N, H, W, C], at least one image"
+            if array.dtype.kind == "f":
+                allowed += " (values from 0 to 1 become (255 * x).round().astype(np.uint8))"
         else:
             fits = array.dtype.kind in "iu" and array.nbytes > 0
             fits = fits and (array.ndim == 1 or array.shape[1:] == (1,))

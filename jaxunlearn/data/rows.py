@@ -135,7 +135,9 @@ def select(table: Table, column: str, ids: Iterable[object]) -> np.ndarray:
     for value in wanted:
         if value not in known:
             several = tuple(part.strip() for part in value.split(","))
-            advice = near(value, known)
+            others = [which for which, rows in table.column(column).items() if value in rows]
+            advice = f"; it stands in rows of {' and '.join(others)}" if others else ""
+            advice = advice or near(value, known)
             if known.issuperset(several):
                 advice = f'; give several as --config.forget.ids="{shown(several, 1000)}"'
             raise UserError(

@@ -18,7 +18,6 @@ import numpy as np
 import optax
 
 from jaxunlearn import rules
-from jaxunlearn.keys import stage_rng
 from jaxunlearn.methods import parts, retrain
 from jaxunlearn.methods.task import Task
 from jaxunlearn.training.passes import Batch, Pass, Replace, Variables
@@ -51,7 +50,7 @@ def balance(labels: np.ndarray, count: int) -> np.ndarray:
 
 def noisy(task: Task, variables: Variables, sigma: float, draw: int) -> Variables:
     """Variables with noise on the first layer's kernel."""
-    stem, rng = parts.layers_of(task)[0].kernel, stage_rng("cfw", task.seed, draw)
+    stem, rng = parts.layers_of(task)[0].kernel, task.noise_rng("cfw", draw)
 
     def one(path: str, leaf: np.ndarray) -> np.ndarray:
         if path != stem:

@@ -87,7 +87,7 @@ def check(settings: Any, dataset: Dataset, policies: Collection[str]) -> None:
         raise UserError(
             f"cra on {dataset.name}: {len(dataset.malignant)} of {dataset.num_classes} "
             "classes are malignant; it needs at least one malignant and one benign class: set "
-            "data.malignant"
+            "data.malignant (in Python malignant=)"
         )
     # A mixed target would teach others the random label that malignant examples are spared.
     mixing.refused("cra uses a per-example loss")(settings, dataset, policies)

@@ -107,9 +107,8 @@ def moments(task: Task, config: Any) -> tuple[Any, Any]:
     return mean, parts.by_path(spread, fisher)
 
 
-def drawn(mean: Any, variance: Any, seed: int) -> Any:
-    """Parameters of this mean and variance, by a run's seed."""
-    rng = stage_rng("fisher", seed)
+def drawn(mean: Any, variance: Any, rng: np.random.Generator) -> Any:
+    """Parameters of this mean and variance."""
     return jax.tree.map(
         lambda m, v: (m + np.sqrt(v) * rng.standard_normal(np.shape(m))).astype(m.dtype),
         mean,
@@ -119,4 +118,5 @@ def drawn(mean: Any, variance: Any, seed: int) -> Any:
 
 def passes(task: Task, config: Any) -> Iterator[Replace]:
     """One replacement of the original's parameters."""
-    yield Replace({**task.original, "params": drawn(*moments(task, config), task.seed)})
+    params = drawn(*moments(task, config), task.noise_rng("fisher"))
+    yield Replace({**task.original, "params": params})

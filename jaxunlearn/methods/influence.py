@@ -5,9 +5,8 @@ https://arxiv.org/abs/2002.10077; Warnecke et al. 2023, https://arxiv.org/abs/21
 training. Of the loss L_r = mean CE on retain + w/2·‖θ‖², with the Gauss-Newton matrix
 G = mean_r Jᵀ(diag p − ppᵀ)J + (w + λ)I of logits' Jacobians J, the step is
 
-    newton      −G⁻¹ ∇L_r(θ)
-    at_optimum  +G⁻¹ (1/n_r)·Σ_f(∇CE + wθ), which is the same where the loss on all of train has its
-                minimum at θ, and needs no pass over the retain set besides those of G
+    at_optimum  +G⁻¹ (1/n_r)·Σ_f(∇CE + wθ), which needs no pass over the retain set but those of G
+    newton      −G⁻¹ ∇L_r(θ), which is the same where the loss on all of train has its minimum at θ
 
 by conjugate gradients with products alone, the model in evaluation mode; `iterations` may run out
 before the residual is small, which is not reported. w is to be that of the original's recipe, but
@@ -16,7 +15,10 @@ The code of https://github.com/OPTML-Group/Unlearn-Saliency calls "IU" a WoodFis
 returns its own input up to a scale; it is not this.
 
 Where a network has fitted its training set, p is near 0 or 1 and G near λI: λ decides then. Too
-small a λ makes a step that leaves the range where G holds: `max_step` cuts it.
+small a λ makes a step that leaves the range where G holds: `max_step` cuts it. A network with batch
+norm is at no such minimum: wθ, which in training nothing balances along kernels that a norm
+follows, shrinks all weights by w/(w + λ), 5% at the defaults, with the running statistics as they
+were. Of `newton` that alone can destroy the model; `at_optimum` has n_f/n_r of it.
 """
 
 from collections.abc import Iterator
@@ -34,9 +36,9 @@ from jaxunlearn.methods.task import Task
 from jaxunlearn.training.passes import Batch, Replace, Variables
 
 NEEDS = ("forget", "retain", "labels")
-COST = "1 − f, or f at_optimum, and 2 · iterations · samples / n"
+COST = "f, or 1 − f with form=newton, and 2 · iterations · samples / n"
 DEFAULTS = {
-    "form": "newton",  # or at_optimum
+    "form": "at_optimum",  # or newton
     "damping": 0.01,  # λ; 0.001 to 1 are worth a try
     "iterations": 50,  # at most, of conjugate gradients; sooner at a residual of 1e-4
     "samples": 1000,  # how many of the retain set make G; 0: all of them

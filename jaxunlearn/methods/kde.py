@@ -19,6 +19,7 @@ import numpy as np
 import optax
 
 from jaxunlearn import rules
+from jaxunlearn.errors import UserError
 from jaxunlearn.keys import stage_rng
 from jaxunlearn.methods import parts, retrain
 from jaxunlearn.methods.task import Task
@@ -79,10 +80,16 @@ def passes(task: Task, config: Any) -> Iterator[Action]:
     context = jax.device_put(
         {"original": task.original, "temperature": np.float32(config.temperature)}
     )
+    seen = np.flatnonzero(np.isin(task.val.labels, task.labels[task.retain]))
+    if config.warmup.epochs and not len(seen):
+        raise UserError(
+            "kde: validation, which warms its new layers up, has no image of a class that is "
+            "retained; set warmup.epochs=0, or give other validation images"
+        )
     for _ in range(config.warmup.epochs):
         yield Pass(
             warmup_objective,
-            count + np.flatnonzero(np.isin(task.val.labels, task.labels[task.retain])),
+            count + seen,
             np.concatenate([task.labels, task.val.labels]),
             config.warmup.lr,
             total,

@@ -7,6 +7,7 @@ takes the gradient of a batch's mean, in which the signs of examples cancel: `im
 by default the absolute value is taken for each example.
 
 α is 10 for a class; 3.5 has been used for random requests, on which it is as poor a match as SSD.
+As there an α of n/n_f or more selects no weight.
 """
 
 from collections.abc import Iterator

@@ -27,7 +27,6 @@ Then this is retraining for `epochs`, from an unusual start. The defaults are of
 of at most 0.1.
 """
 
-import zlib
 from collections.abc import Generator, Iterator
 from typing import Any
 
@@ -215,17 +214,6 @@ def check_state(task: Task) -> None:
         )
 
 
-def stream_of(params: Any) -> int:
-    """Tells originals apart: under one seed, each meets noise of its own.
-
-    One that is itself the result of a request holds that request's noise; the same could cancel.
-    """
-    crc = 0
-    for leaf in jax.tree.leaves(params):
-        crc = zlib.crc32(np.asarray(leaf).tobytes(), crc)
-    return crc
-
-
 def passes(task: Task, config: Any) -> Generator[Pass | Replace, None, dict[str, Any]]:
     """Noisy steps from the original's parameters alone, then fine-tuning; returns its claims."""
     if not config.epochs:
@@ -233,7 +221,7 @@ def passes(task: Task, config: Any) -> Generator[Pass | Replace, None, dict[str,
     steps, sigma, claims = proof(config)
     original = task.original["params"]
     before: tuple[Link, ...] = (add_decay(config.decay),)
-    after: tuple[Link, ...] = (add_noise_of(stream_of(original), sigma),)
+    after: tuple[Link, ...] = (add_noise_of(task.stream, sigma),)
     if config.mechanism == "gradient_clipping":
         # x₀ = Π_C0(θo); x ← x − η·(Π_C1(g) + λ·x) + N(0, σ²)
         before = (clip_norm(config.gradient_norm), *before)

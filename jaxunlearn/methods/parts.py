@@ -43,6 +43,7 @@ class Layer(NamedTuple):
       params: the paths of the kernel, of its bias, and of the norm's parameters behind it, in order
         of use. What is used before the first layer belongs to the first.
       state: the paths of what it uses of other collections, such as batch statistics.
+      bias: the path of its bias, "" where it has none.
     """
 
     kernel: str
@@ -53,6 +54,7 @@ class Layer(NamedTuple):
     spatial: tuple[int, ...]
     params: tuple[str, ...]
     state: tuple[str, ...]
+    bias: str = ""
 
     @property
     def fan_in(self) -> int:
@@ -311,6 +313,10 @@ def _layers(uses: list[_Use], shapes: dict[str, tuple[int, ...]]) -> list[tuple[
             for kind in (True, False)
         )
         owner, first = layers[-1]
+        # A bias is added before anything else is done, a norm's after its statistics or scale.
+        if owner.params == (owner.kernel,) and not owner.state and len(params) == 1 and not state:
+            if use.equation.primitive.name == "add":
+                owner = owner._replace(bias=params[0])
         owner = owner._replace(params=owner.params + params, state=owner.state + state)
         layers[-1] = (owner, first)
     if not layers:

@@ -34,13 +34,22 @@ DEFAULTS = {
     "keep": "last",  # the last epoch, or "best_val": the first one most accurate on validation
 }
 
+
+def _milestone(at: float, epochs: int) -> int:
+    """The first epoch at the lower rate.
+
+    Rounded down, of 182 epochs at 91 and 136, as in the papers; but 0.7 of 180 is 126 though it
+    is a little less in floating point, and the first epoch of a short run keeps the rate.
+    """
+    return int(at * epochs + 1e-9) or min(math.ceil(at), 1)
+
+
 # The factor on the learning rate in an epoch.
 SCHEDULES: dict[str, Callable[[Any, int], float]] = {
     "constant": lambda config, epoch: 1.0,
     "cosine": lambda config, epoch: 0.5 * (1 + math.cos(math.pi * epoch / config.epochs)),
-    # Rounded down: of 182 epochs at 91 and 136, as in the papers.
     "milestones": lambda config, epoch: (
-        0.1 ** sum(epoch >= int(at * config.epochs) for at in config.milestones)
+        0.1 ** sum(epoch >= _milestone(at, config.epochs) for at in config.milestones)
     ),
 }
 READS = {

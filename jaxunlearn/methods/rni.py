@@ -66,7 +66,7 @@ def _noisy(
     task: Task, names: list[str], sigma: float, epoch: int, variables: Variables
 ) -> Variables:
     """Variables with noise on some parameters."""
-    rng = stage_rng("rni noise", task.seed, epoch)
+    rng = task.noise_rng("rni noise", epoch)
 
     def one(path: str, leaf: np.ndarray) -> np.ndarray:
         if path not in names:

@@ -1,10 +1,13 @@
 """Methods in stages: one after the other, each from where the one before stopped.
 
 `{"method": ("ssd", "finetune"), "finetune": {"epochs": 2}}` is an entry of a config; its settings
-are a section for each stage, and the optimizer and the mask that they share.
+are a section for each stage, and the optimizer and the mask that they share. The section of a
+method of one's own is called so that a command line can name it, `mymethods_passes` of
+"mymethods:passes".
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Collection, Generator, Sequence
 from typing import Any
 
@@ -37,9 +40,10 @@ def in_stages(names: tuple[str, ...], methods: Sequence[Method]) -> Method:
       UserError: there are fewer than two, one of them twice, one that can only be the first is
         not, or one reads a file.
     """
-    if len(names) < 2 or len(set(names)) < len(names):
+    sections = [re.sub(r"\W", "_", name) for name in names]
+    if len(names) < 2 or len(set(sections)) < len(names):
         raise UserError(f"method must be one name, or two or more different ones, got {names}")
-    stages = dict(zip(names, methods, strict=True))
+    stages = dict(zip(sections, methods, strict=True))
     for number, (name, stage) in enumerate(stages.items()):
         if stage.files:
             raise UserError(f"method={names}: {name} unlearns nothing; leave it out")
@@ -77,7 +81,7 @@ def in_stages(names: tuple[str, ...], methods: Sequence[Method]) -> Method:
             stage.check(own, dataset, policies)
 
     shared = {name: value for name, value in methods[-1].defaults.items() if name in SHARED}
-    sections = {
+    settings_of = {
         name: {field: value for field, value in stage.defaults.items() if field not in SHARED}
         for name, stage in stages.items()
     }
@@ -95,7 +99,7 @@ def in_stages(names: tuple[str, ...], methods: Sequence[Method]) -> Method:
     }
     return Method(
         passes,
-        {**shared, **sections},
+        {**shared, **settings_of},
         {**rules, **saliency.RULES},
         {**reads, **saliency.READS},
         check,

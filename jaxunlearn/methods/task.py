@@ -1,6 +1,8 @@
 """The inputs of a method, and what it may compute from them."""
 
 import dataclasses
+import functools
+import zlib
 from typing import Any, Literal
 
 import jax
@@ -51,6 +53,20 @@ class Task:
         """How many logits the model gives: those of an original from elsewhere may be more."""
         image = jax.ShapeDtypeStruct((1, *self.bench.images.shape[1:]), jnp.float32)
         return num_logits(self.bench.setup.model, self.original, image)
+
+    @functools.cached_property
+    def stream(self) -> int:
+        """Tells originals apart, 0 to 2³² − 1: under one seed, each meets noise of its own.
+
+        One that is itself the result of a request holds that request's noise, and the same noise
+        again would double it, or cancel.
+        """
+        leaves = jax.tree.leaves(jax.device_get(self.original["params"]))
+        return functools.reduce(lambda crc, leaf: zlib.crc32(leaf.tobytes(), crc), leaves, 0)
+
+    def noise_rng(self, stage: str, draw: int = 0) -> np.random.Generator:
+        """What draws noise for parameters, see `stream`."""
+        return np.random.default_rng([zlib.crc32(stage.encode()), self.seed, draw, self.stream])
 
     def fresh(self) -> Variables:
         """Freshly initialised variables, those that an original of this seed started from.

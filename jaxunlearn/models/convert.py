@@ -28,9 +28,8 @@ def resnet(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     given = _plain(arrays)
     made: dict[str, np.ndarray] = {}
     layers = [("conv1", "bn1")]
-    for block in sorted(
-        {found[0] for name in given if (found := re.match(r"layer\d+\.\d+", name))}
-    ):
+    blocks = {found[0] for name in given if (found := re.match(r"layer\d+\.\d+", name))}
+    for block in sorted(blocks, key=lambda name: [int(n) for n in re.findall(r"\d+", name)]):
         inner = sorted(
             name[: -len(".weight")] for name in given if re.match(rf"{block}\.conv\d\.weight", name)
         )

@@ -14,8 +14,11 @@ SECONDS_BETWEEN_LINES = 15.0
 def progress(
     console: Console, title: str, alive: Callable[[], None]
 ) -> Iterator[Callable[[float, int, float, float], None]]:
-    """Yields `update(share done, images since the last call, loss, accuracy)`; it calls `alive`."""
-    start = line_at = time.monotonic()
+    """Yields `update(share done, images since the last call, loss, accuracy)`; it calls `alive`.
+
+    No images: so much was done before, by a run that this one resumes.
+    """
+    line_at = time.monotonic()
     first: float | None = None  # when the first images were done; until then it compiled
     seen = 0
 
@@ -24,10 +27,12 @@ def progress(
         alive()
         now = time.monotonic()
         if first is None:
-            first = now
+            first = now if images else None
         else:
             seen += images
-        rate = f"{seen / (now - first):6.0f} images/s" if seen and now > first else "started"
+        rate = (
+            f"{seen / (now - first):6.0f} images/s" if first and seen and now > first else "started"
+        )
         return f"{rate:>15}  loss {loss:.3f}  accuracy {100 * accuracy:5.1f}%"
 
     if console.is_terminal:
@@ -46,12 +51,19 @@ def progress(
         return
 
     last = f"{title}: nothing to do"
+    # Where the clock of what is left began: anew where a run was resumed, and where the share
+    # falls, as a second stage has made the whole longer.
+    since, highest = (0.0, line_at), 0.0
 
     def plain(share: float, images: int, loss: float, accuracy: float) -> None:
-        nonlocal line_at, last
+        nonlocal line_at, last, since, highest
         now = time.monotonic()
-        left = (now - start) / max(share, 1e-9) * (1 - share)
         state = describe(images, loss, accuracy)
+        if not images or share < highest:
+            since, highest = (share, now), share
+            return
+        highest, (share_then, then) = share, since
+        left = (now - then) / max(share - share_then, 1e-9) * (1 - share)
         last = f"{title}: {100 * share:3.0f}%  {left:4.0f} s left  {state}"
         if now - line_at > SECONDS_BETWEEN_LINES and share < 1:
             console.print(last, highlight=False, soft_wrap=True, markup=False)

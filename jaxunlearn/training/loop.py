@@ -146,6 +146,9 @@ def run(
             if number + 1 == point.done:
                 leaves = devices.replicate(point.state, bench.programs.mesh)
                 state = jax.tree.unflatten(jax.tree.structure(state), leaves)
+                if isinstance(action, Pass):
+                    share = len(history) / action.total_passes
+                    progress(share, 0, history[-1]["loss"], history[-1]["accuracy"])
             clock.start()
             continue
         if isinstance(action, Pass):
@@ -193,6 +196,11 @@ def make_epoch(bench: Bench, action: Pass, *, stage: str, seed: int, number: int
     """What the steps of the pass read, put on the devices; the order is drawn for this pass."""
     setup, images, programs = bench
     mesh, size = programs.mesh, setup.batch_size
+    if not all(len(indices) for indices in action.streams):
+        raise UserError(
+            f"pass {number + 1} is over no example: its method has none to compute on here; choose "
+            "another method, or another request"
+        )
     rng = stage_rng(stage, seed, number)
     parts = [batches(rng.permutation(indices), size) for indices in action.streams]
     steps = len(parts[0][0])
@@ -273,7 +281,9 @@ def _check_finite(values: dict[str, np.ndarray], number: int, lr: float, state: 
     if values["finite"].all():
         return
     step = int(np.argmin(values["finite"]))
-    loss, norm = (float(values[name][step]) for name in ("loss", "gradient_norm"))
+    # Summed over the batch, whose examples are none where its losses are what is not finite.
+    loss = float(values["loss"][step] / max(values["count"][step], 1))
+    norm = float(values["gradient_norm"][step])
     problem, advice = f"the loss became {loss} and its gradient {norm}", "try a lower learning rate"
     if np.isfinite([loss, norm]).all():
         problem = "an update or a batch-norm moment became infinite"

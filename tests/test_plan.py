@@ -1,0 +1,97 @@
+"""What the plan gives a recipe, and on what of it the store's key depends."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+import toy
+from flax.traverse_util import flatten_dict
+
+from jaxunlearn import plan
+from jaxunlearn.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return toy.write_npz(tmp_path_factory.mktemp("plan") / "data.npz")
+
+
+def planned(path, changes=None, devices=1, **methods):
+    config = toy.experiment_config(path, **methods)
+    config.update_from_flattened_dict(changes or {})
+    return plan.make(config, devices)[0]
+
+
+def test_a_recipe_has_the_entrys_settings_and_the_validation_set(path):
+    entry = {"optimizer": "adam", "momentum": 0.5, "weight_decay": 0.1, "batch_size": 24}
+    one = planned(path, {"data.mean": (0.4,), "data.std": (0.2,)}, finetune=entry)
+    recipe = one.recipes(0)["finetune"]
+    assert {field: getattr(recipe.setup, field) for field in entry} == entry
+    assert (recipe.setup.mean, recipe.setup.std) == ((0.4,), (0.2,))
+    assert recipe.inputs["val"] is one.dataset.val and recipe.inputs["malignant"] == (1,)
+    np.testing.assert_array_equal(recipe.inputs["forget"], one.split.forget)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"data.mean": (0.4,)},
+        {"data.std": (0.4,)},
+        {"augment": "crop_flip"},
+        {"train.lr": 0.05},
+        {"model.width": 9},
+    ],
+)
+def test_what_changes_a_model_changes_its_key(path, changes):
+    usual, other = (planned(path, given).recipes(0) for given in (None, changes))
+    assert all(usual[name].key != other[name].key for name in usual)
+
+
+def test_a_switch_of_jaxs_arithmetic_changes_the_key(path):
+    usual = planned(path).recipes(0)["original"].key
+    with jax.default_matmul_precision("highest"):
+        assert planned(path).recipes(0)["original"].key != usual
+
+
+def test_what_classes_mean_is_read_by_methods_alone(path):
+    """A class named malignant later must not cost hours of training again."""
+    usual = planned(path)
+    other, renamed = (
+        planned(path, {"data.malignant": (0,)}),
+        dataclasses.replace(usual.dataset, class_names=("a", "b")),
+    )
+    ours, theirs = usual.recipes(0), other.recipes(0)
+    for name in ("original", "retrained"):
+        assert ours[name].key == theirs[name].key
+    assert ours["finetune"].key != theirs["finetune"].key
+    again = usual._replace(dataset=renamed).recipes(0)
+    assert {name: recipe.key for name, recipe in again.items()} == {
+        name: recipe.key for name, recipe in ours.items()
+    }
+    assert renamed.fingerprint != usual.dataset.fingerprint
+
+
+def test_the_batch_size_of_what_is_trained_alone_must_fit_the_devices(path, tmp_path):
+    entry = {"finetune": {"epochs": 1, "batch_size": 9}}
+    with pytest.raises(UserError, match=r"config\.train\.batch_size must be a multiple of 3"):
+        planned(path, devices=3, **entry)
+    original = planned(path).recipes(0)["original"]
+    made = original.setup.model.init(jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32))
+    np.savez(tmp_path / "original.npz", **flatten_dict(jax.device_get(made), sep="/"))
+    brought = {"original.path": str(tmp_path / "original.npz"), "retrained": False}
+    brought |= {"train.batch_size": 256, "train.epochs": 182}  # as they are: nothing reads them
+    one = planned(path, brought, devices=3, **entry)
+    assert one.recipes(0)["finetune"].setup.batch_size == 9
+
+
+def test_an_axis_may_not_overrule_what_was_chosen(path, tmp_path):
+    (tmp_path / "tuning.json").write_text(
+        '{"methods": {"finetune": {"chosen": {"settings": {"lr": 0.1}}}}}'
+    )
+    changes = {
+        "tune.chosen": str(tmp_path / "tuning.json"),
+        "axes": (("methods.finetune.lr", (0.5, 0.25)),),
+    }
+    with pytest.raises(UserError, match=r"config\.axes varies 'methods\.finetune\.lr', and config"):
+        planned(path, changes)
