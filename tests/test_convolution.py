@@ -123,9 +123,48 @@ def test_values_and_gradients_are_exact(path, shape, features, size, stride):
 
 
 @pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(("size", "padding"), [(1, (0, 3)), (2, (1, 4)), (2, (1, 1)), (3, (1, 2))])
+def test_a_transposed_convolution_may_be_padded_beyond_its_kernel(path, size, padding):
+    """Where the library has no such layer, XLA computes it."""
+    images, kernel, _ = operands((4, 6, 6, 3), 5, size, 1)
+    function = functools.partial(
+        lax.conv_general_dilated,
+        window_strides=(1, 1),
+        padding=(padding, padding),
+        lhs_dilation=(2, 2),
+        dimension_numbers=NHWC,
+    )
+    with x64():
+        exact = jax.jit(function)(images, kernel)
+    found = run(path, function, *(each.astype(np.float32) for each in (images, kernel)))
+    assert_close([found], [exact], 2e-6)
+
+
+@needs_onednn
+def test_the_library_is_found_where_its_package_was_installed(monkeypatch, tmp_path):
+    file = tmp_path / "local" / "lib" / "libdnnl.so.3"
+    file.parent.mkdir(parents=True)
+    file.touch()
+
+    class Found(type(Path("libdnnl.so.3"))):
+        def locate(self):
+            return file
+
+    monkeypatch.setattr(onednn.metadata, "files", lambda package: [Found("x.py"), Found(file.name)])
+    assert onednn._find() == str(file)
+    file.unlink()
+    assert onednn._find() in (f"{sys.prefix}/lib/libdnnl.so.3", "libdnnl.so.3")
+
+    def missing(package):
+        raise onednn.metadata.PackageNotFoundError
+
+    monkeypatch.setattr(onednn.metadata, "files", missing)
+    assert onednn._find().endswith("libdnnl.so.3")
+
+
+@pytest.mark.parametrize("path", PATHS)
 def test_bfloat16_sums_in_float32(path):
-    if path == "onednn" and not programs(path).convolution.bfloat16:
-        pytest.skip("no arithmetic for bfloat16 here")
+    """Also where the library has no arithmetic for it, and XLA computes."""
     given = operands((32, 14, 14, 8), 8, 3, 1)
     low = [jnp.asarray(each, jnp.bfloat16) for each in given]
     found = run(path, functools.partial(with_gradients, 1), *low)

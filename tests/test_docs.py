@@ -10,9 +10,11 @@ import jax
 import pytest
 from absl import flags
 from ml_collections import config_flags
+from PIL import Image
 
 from jaxunlearn import config as config_lib
 from jaxunlearn import plan
+from jaxunlearn.data.load import load
 from jaxunlearn.models import build
 
 ROOT = Path(__file__).parents[1]
@@ -42,6 +44,16 @@ def test_there_are_some():
     assert len(BLOCKS) >= 5 and len(COMMANDS) >= 6
 
 
+def write_images(folder):
+    """PNGs of one grey each, and the list of them."""
+    lines = ["file,label,set,patient"]
+    sets = ["train", "train", "train", "val", "test"]
+    for i, which in enumerate(sets):
+        Image.new("L", (40, 30), 90 * i).save(folder / f"{i}.png")
+        lines.append(f"{i}.png,{('nevus', 'melanoma')[i % 2]},{which},P{i // 2}")
+    (folder / "images.csv").write_text("\n".join(lines) + "\n")
+
+
 @pytest.mark.parametrize("page, block", BLOCKS, ids=lambda value: str(value)[:30])
 def test_python_runs(page, block, tmp_path, monkeypatch):
     """In an empty folder, which it may write to; what `get_config` returns passes the check."""
@@ -53,7 +65,15 @@ def test_python_runs(page, block, tmp_path, monkeypatch):
         (tmp_path / name).write_text(text)
         block = text
     names = {"__name__": "example"}
+    if "images.csv" in block:
+        write_images(tmp_path)
     exec(compile(block, str(page), "exec"), names)
+    if "images.csv" in block:
+        config = config_lib.default()
+        config.data.name, config.data.path = "npz", "mine.npz"
+        made = load(config.data)
+        assert made.class_names == ("nevus", "melanoma") and made.train.images[1, 0, 0, 0] == 90
+        assert made.train.labels.tolist() == [0, 1, 0] and made.train.groups.tolist() == [0, 0, 1]
     if "get_config" in names:
         config_lib.check(names["get_config"]())
     if "entries" in names:

@@ -23,6 +23,7 @@ from jaxunlearn.models import architecture
 from jaxunlearn.models import nnx as nnx_lib
 from jaxunlearn.models.build import as_model
 from jaxunlearn.models.model import Model
+from jaxunlearn.request import JUDGED
 from jaxunlearn.store import load_tree
 
 SETTINGS = {"epochs": 1, "batch_size": 16, "lr": 0.05}
@@ -165,7 +166,7 @@ def test_images_are_normalised_as_the_caller_says(data):
     images = arrays_of(data)["test_images"].reshape(-1, 64) / 255.0
     dense = jax.device_get(judged["params"]["Dense_0"])
     logits = (images - 0.2) / 0.7 @ dense["kernel"] + dense["bias"]
-    np.testing.assert_allclose(done.predictions["judged"]["test"].logits, logits, atol=1e-4)
+    np.testing.assert_allclose(done.predictions[JUDGED]["test"].logits, logits, atol=1e-4)
 
 
 def test_a_folder_that_is_a_file_and_arrays_that_do_not_fit_are_named_as_given(

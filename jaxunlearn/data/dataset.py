@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+from typing import Any
 
 import numpy as np
 
@@ -65,13 +66,16 @@ class Dataset:
     @functools.cached_property
     def fingerprint(self) -> str:
         """SHA-256 over every array and over what the labels mean."""
-        meaning = [self.arrays, list(self.class_names), list(self.malignant)]
-        return hashlib.sha256(json.dumps(meaning).encode()).hexdigest()
+        return self._digest([list(self.class_names), list(self.malignant)])
 
     @functools.cached_property
     def arrays(self) -> str:
-        """SHA-256 over every array."""
-        digest = hashlib.sha256()
+        """SHA-256 over every array alone."""
+        return self._digest([])
+
+    def _digest(self, meaning: list[Any]) -> str:
+        """SHA-256 over what the labels mean and every array."""
+        digest = hashlib.sha256(json.dumps(meaning).encode())
         for examples in (self.train, self.val, self.test):
             for array in (examples.images, examples.labels, examples.groups):
                 if array is None:
