@@ -1,5 +1,6 @@
 """Programs kept from run to run: read by the next one, never damaged, never another processor's."""
 
+import os
 import subprocess
 import sys
 
@@ -55,7 +56,7 @@ def test_a_second_run_finds_the_programs_unless_they_were_damaged(tmp_path):
     second, found, told = run(tmp_path)
     assert second == first and found == kept and told == f"{found}\n"
 
-    # One flipped bit, one cut short, one without its hash, one whose time was not written.
+    # One flipped bit, one cut short, an old one without its hash, one whose time was not written.
     for i, entry in enumerate(entries()):
         data = bytearray(entry.read_bytes())
         if i % 4 == 0:
@@ -65,12 +66,22 @@ def test_a_second_run_finds_the_programs_unless_they_were_damaged(tmp_path):
             entry.write_bytes(data[: len(data) // 2])
         elif i % 4 == 2:
             entry.with_name(f"{entry.name}.sha256").unlink()
+            os.utime(entry, (0, 0))
         else:
             entry.with_name(entry.name.removesuffix("-cache") + "-atime").unlink()
     third, found, told = run(tmp_path)
     assert third == first and found == 0 and told == "0\n"
     kept = len(entries())
     assert run(tmp_path)[:2] == (first, kept) and kept
+
+
+def test_what_another_run_has_not_signed_yet_stays(tmp_path):
+    """A run signs what it has compiled when it ends."""
+    for name in ("young-cache", "young-atime", "old-cache", "old-atime"):
+        (tmp_path / name).write_bytes(b"program")
+    os.utime(tmp_path / "old-cache", (0, 0))
+    assert compiled._prepare(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"young-cache", "young-atime"}
 
 
 @pytest.mark.slow
