@@ -374,13 +374,14 @@ def why_lost(diverged: Path, recipe: Recipe) -> str:
 
     Args:
       diverged: as of `Trainer`.
-      recipe: of this very model; another one of its name may fare otherwise.
+      recipe: of this very model, whatever it is called: a trial of tuning may have been the same.
     """
-    try:
-        why = json.loads((_left(diverged, recipe) / WHY).read_text(encoding="utf-8"))
-        return why["message"] if why["key"] == recipe.key else ""
-    except (OSError, ValueError, TypeError, KeyError):
-        return ""
+    for path in sorted(diverged.glob(f"*/{WHY}")):
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            why = json.loads(path.read_text(encoding="utf-8"))
+            if why["key"] == recipe.key:
+                return str(why["message"])
+    return ""
 
 
 def _nothing() -> None:

@@ -497,9 +497,10 @@ def test_where_all_diverge_the_method_is_named(data, tmp_path, monkeypatch):
 
 
 def test_of_several_methods_one_whose_trials_all_diverge_is_left_out(data, tmp_path, monkeypatch):
-    diverging(monkeypatch, lambda settings: settings.method == "finetune")
+    asked = diverging(monkeypatch, lambda settings: settings.method == "finetune")
     config = config_of(data, trials=2, finetune={"epochs": 2, **FEW}, ssd=FEW)
     report, text = run(config, tmp_path / "run")
+    assert "finetune" not in asked  # nor is it tried once more, as it was given
     assert "finetune" not in report["models"] and "ssd" in report["models"]
     assert list(tuning(tmp_path / "run")["methods"]) == ["ssd"]
     assert "config.methods.finetune: each of its 3 trials diverged" in " ".join(text.split())
