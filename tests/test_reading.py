@@ -197,13 +197,14 @@ def test_arrays_larger_than_the_memory_are_refused_before_any_is_read(tmp_path, 
     assert "its arrays have 0.00244 GiB; this machine's memory: 0.000931 GiB" in message
 
 
-def test_a_small_file_that_declares_a_large_member_is_refused(tmp_path):
+def test_a_small_file_that_declares_a_large_member_is_refused(tmp_path, monkeypatch):
     path = Path(replaced(tmp_path / "a.npz", "train_labels", header((2**31,), "|u1") + bytes(9)))
     content = bytearray(path.read_bytes())
     entry = content.rindex(b"PK\x01\x02")  # the last member's entry in the directory
     content[entry + 24 : entry + 28] = struct.pack("<I", 2**31 + 74)
     path.write_bytes(content)
-    assert "can hold" in error_of(data.load, settings(path=str(path)))
+    monkeypatch.chdir(tmp_path)  # a long path would cut the message
+    assert "can hold" in error_of(data.load, settings(path="a.npz"))
 
 
 def test_arrays_of_another_shape_are_refused_before_any_is_read(tmp_path):
