@@ -84,9 +84,8 @@ def _kind(found: Convolution) -> str | None:
     stride = found.lhs_dilation
     low = [size - 1 - before for size, before in zip(found.rhs[2:], found.low, strict=True)]
     high = _high(found.out, found.lhs, found.rhs, stride, low)
-    fits = all(
-        before >= 0 and -after < s for before, after, s in zip(low, high, stride, strict=True)
-    )
+    sides = zip(low, high, stride, strict=True)
+    fits = all(before >= 0 and after > -each for before, after, each in sides)
     return "data" if plain and fits else None
 
 
