@@ -244,13 +244,9 @@ def _run(
             done.callback(shutil.rmtree, folder, ignore_errors=True)
         home = files.local(folder, "folder").absolute()
         inputs = home / "given"
-        try:
+        with files.writing(home, "the folder", "name another folder"):
             inputs.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"folder={home} cannot be made: {error.strerror}; name another folder"
-            ) from error
-        files.sweep(inputs)
+            files.sweep(inputs)
         done.enter_context(_named(inputs))
 
         config.data.name, config.data.path = "npz", _data_path(data, inputs)

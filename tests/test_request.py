@@ -173,7 +173,8 @@ def test_a_folder_that_is_a_file_and_arrays_that_do_not_fit_are_named_as_given(
     data, given, tmp_path
 ):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"folder=.*file cannot be made: .*; name another folder"):
+    message = r"^the folder .*/file cannot be written \(.*\); name another folder$"
+    with pytest.raises(UserError, match=message):
         unlearn(*given, data, np.arange(6), "finetune", folder=tmp_path / "file", console=quiet())
     arrays = arrays_of(data)
     floats = {**arrays, "train_images": arrays["train_images"] / np.float32(255)}

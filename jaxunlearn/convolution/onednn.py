@@ -79,12 +79,8 @@ def _kind(found: Convolution) -> str | None:
         padding = zip(found.low, found.high, found.out[2:], strict=True)
         return "weights" if all(max(low, high) < size for low, high, size in padding) else None
     plain = found.stride == found.rhs_dilation == (1, 1)
-    # Of the layer that it is the gradient of, the padding is kernel - 1 - low at the beginning, and
-    # at the end less than a stride below 0.
-    stride = found.lhs_dilation
-    low = [size - 1 - before for size, before in zip(found.rhs[2:], found.low, strict=True)]
-    high = _high(found.out, found.lhs, found.rhs, stride, low)
-    sides = zip(low, high, stride, strict=True)
+    # The library's layers have no padding below 0, but may leave out less than a stride at the end.
+    sides = zip(*_of_layer(found), found.lhs_dilation, strict=True)
     fits = all(before >= 0 and after > -each for before, after, each in sides)
     return "data" if plain and fits else None
 
@@ -454,9 +450,7 @@ def _data(
     library: _Library, found: Convolution, dy: _Array, kernel: _Array, dx: _Array
 ) -> _Primitive:
     """The gradient of a layer's input."""
-    low = [k - 1 - p for k, p in zip(found.rhs[2:], found.low, strict=True)]
-    high = _high(found.out, found.lhs, found.rhs, found.lhs_dilation, low)
-    geometry = _geometry(len(dy.size), found.lhs_dilation, (0, 0), low, high)
+    geometry = _geometry(len(dy.size), found.lhs_dilation, (0, 0), *_of_layer(found))
     layers = (library.images(dx), library.kernel(kernel), library.images(dy))
     described = library.new(
         "convolution_backward_data_primitive_desc_create",
@@ -499,6 +493,12 @@ def _geometry(rank: int, stride, dilation, low, high) -> list:
     third = ((1,), (0,), (0,), (0,)) if rank == 5 else ((),) * 4
     parts = zip((stride, dilation, low, high), third, strict=True)
     return [_sizes((*each, *more)) for each, more in parts]
+
+
+def _of_layer(found: Convolution) -> tuple[list[int], list[int]]:
+    """The padding, before and after, of the layer whose input's gradient this is."""
+    low = [k - 1 - p for k, p in zip(found.rhs[2:], found.low, strict=True)]
+    return low, _high(found.out, found.lhs, found.rhs, found.lhs_dilation, low)
 
 
 def _high(image, out, kernel, stride, low) -> list[int]:

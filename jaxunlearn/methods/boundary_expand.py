@@ -7,9 +7,9 @@ last layer sees, drawn at random, so it needs a model that tells its features. B
 the original's, since features are those of evaluation.
 
 Made for whole classes, at 1e-5, in training mode: at that rate the features of evaluation, which
-nothing normalises, moved so far here that small residual networks lost half of their accuracy. At a
-lower one a model that is sure pushes the extra output up without lowering the others, and then
-hardly anything is forgotten once it is cut off.
+nothing normalises, moved so far that small residual networks lost about half of their accuracy on
+CIFAR-10 and HAM10000. At a lower one, a model that is sure pushes the extra output up without
+lowering the others, and then hardly anything is forgotten once it is cut off.
 """
 
 import functools

@@ -8,10 +8,10 @@ of the other class is meant to fall first and then to recover: the method ends a
 which that is above its lowest and above δ times what it was. For δ of 1 and more the fall is not
 asked for: a sensitivity that rises at once ends it after one epoch, a sign of too high a rate.
 
-The loss has no bound below. Random requests are the paper's weak spot, and at this rate, the
-re-implementation's, one pass over forget destroyed every small residual network that we tried:
-start ten times lower at least. Without `frozen_statistics` an image's sensitivity includes its
-effect on the others of its batch.
+The loss has no bound below. Random requests are the paper's weak spot. What the rate, which is the
+re-implementation's, does depends on the data: small residual networks were destroyed on CIFAR-10
+and, within one pass over forget, on HAM10000, and hardly changed on BreastMNIST. Without
+`frozen_statistics` an image's sensitivity includes its effect on the others of its batch.
 """
 
 from collections.abc import Generator

@@ -314,9 +314,9 @@ def _layers(uses: list[_Use], shapes: dict[str, tuple[int, ...]]) -> list[tuple[
         )
         owner, first = layers[-1]
         # A bias is added before anything else is done, a norm's after its statistics or scale.
-        if owner.params == (owner.kernel,) and not owner.state and len(params) == 1 and not state:
-            if use.equation.primitive.name == "add":
-                owner = owner._replace(bias=params[0])
+        is_next = owner.params == (owner.kernel,) and not owner.state
+        if is_next and use.equation.primitive.name == "add" and (len(params), len(state)) == (1, 0):
+            owner = owner._replace(bias=params[0])
         owner = owner._replace(params=owner.params + params, state=owner.state + state)
         layers[-1] = (owner, first)
     if not layers:

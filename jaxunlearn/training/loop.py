@@ -281,8 +281,7 @@ def _check_finite(values: dict[str, np.ndarray], number: int, lr: float, state: 
     if values["finite"].all():
         return
     step = int(np.argmin(values["finite"]))
-    # Summed over the batch, whose examples are none where its losses are what is not finite.
-    loss = float(values["loss"][step] / max(values["count"][step], 1))
+    loss = float(values["loss"][step] / values["count"][step])  # which is summed over the batch
     norm = float(values["gradient_norm"][step])
     problem, advice = f"the loss became {loss} and its gradient {norm}", "try a lower learning rate"
     if np.isfinite([loss, norm]).all():
