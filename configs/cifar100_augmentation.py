@@ -13,7 +13,7 @@ def get_config():
     as_published(config)
     config.name = "cifar100_augmentation"
     config.data.name = "cifar100"
-    config.data.mean = (0.5071, 0.4865, 0.4409)
+    config.data.mean = (0.5071, 0.4866, 0.4409)
     config.data.std = (0.2673, 0.2564, 0.2762)
     config.forget.balanced = False
     config.axes = (("augment", tuple(SCENARIOS)), ("forget.fraction", (0.1, 0.5)))

@@ -19,7 +19,7 @@ def get_config(fraction="0.1"):
     config.augment = "crop_flip"
     config.forget.balanced = False
     config.forget.fraction = float(fraction)
-    relabel = {"order": "forget_first"}  # the published code's order for this data set
+    relabel = {"order": "forget_first"}  # as the published RL.py has it for this data set
     config.methods = methods(
         finetune={},
         random_label={"relabel": relabel},
@@ -29,6 +29,6 @@ def get_config(fraction="0.1"):
         boundary_shrink={"batch_size": 256},
         l1_sparse={},
         salun={"relabel": relabel, "mask": {"augment": True}},
-        salun_soft={"relabel": relabel},
+        salun_soft={},  # in RL_pro.py the two are mixed
     )
     return config

@@ -17,7 +17,7 @@ def get_config():
     config.train.epochs = 10
     config.train.batch_size = 64
     config.train.lr = 0.05
-    config.forget.kind = "groups"
+    config.forget.kind = "random_groups"
     config.forget.fraction = 0.02
     config.requests = tuple({"seed": seed} for seed in range(1, 6))
     fast = {"epochs": 2, "batch_size": 64}

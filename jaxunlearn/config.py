@@ -198,8 +198,9 @@ def by_labels(*names: str, **settings: Any) -> dict[str, dict[str, Any]]:
       **settings: shared by all of them.
     """
     relabels = {"": {}, "_once": {"every_epoch": False}, "_flip": {"exclude_true": True}}
+    shared = settings.get("relabel", {})
     return {
-        name + suffix: {"method": name, **settings, "relabel": relabel}
+        name + suffix: {"method": name, **settings, "relabel": {**shared, **relabel}}
         for name in names
         for suffix, relabel in relabels.items()
     }
@@ -299,11 +300,11 @@ def check(config: ConfigDict) -> None:
         _check_method(name, settings)
     for field, value in flatten_dict(config.to_dict(), sep=".").items():
         try:
-            json.dumps(value)  # as results and keys have it
-        except TypeError as error:
+            json.dumps(value, allow_nan=False)  # as results and keys have it
+        except (TypeError, ValueError) as error:
             raise UserError(
-                f"config.{field} is {shown(value)}; allowed: numbers, texts, True and False, and "
-                "tuples of these"
+                f"config.{field} is {shown(value)}; allowed: finite numbers, texts, True and "
+                "False, and tuples of these"
             ) from error
     build_chain(augment_chain(config))
     resolve("model", config.model.name, MODELS)  # it is built for the data's classes: see the plan
@@ -359,7 +360,9 @@ def unread(config: ConfigDict, dataset: Dataset) -> dict[str, str]:
     )
     found |= rules.unread(config.tune, TUNE, {"trials": tuned}, "config.tune")
     column = Unread(lambda settings: bool(settings.groups), "set data.groups to a CSV")
-    found |= rules.unread(config.data, DATA, {"groups_column": column}, "config.data")
+    root = Unread(lambda settings: not settings.path, "leave data.path empty")
+    reads_data = {"groups_column": column, "root": root}
+    found |= rules.unread(config.data, DATA, reads_data, "config.data")
     retrained = Unread(lambda settings: settings.retrained, "set config.retrained=True")
     found |= rules.unread(config, DEFAULTS, {"retrained_path": retrained}, "config")
     trains = Unread(
@@ -392,6 +395,8 @@ def _unread_policies(config: ConfigDict) -> dict[str, str]:
         for param, value in params.items()
         if policy not in used and value != PUBLISHED.get(f"{policy}.{param}")
     }
+    by_share = Unread(lambda params: not params.crop_flip.pixels, "set crop_flip.pixels=0")
+    conditions = {"crop_flip.padding": by_share, **conditions}
     return rules.unread(config.augment_params, defaults(), conditions, "config.augment_params")
 
 

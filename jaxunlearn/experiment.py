@@ -17,7 +17,7 @@ from jaxunlearn.errors import Diverged, unknown
 from jaxunlearn.metrics import drift, results, unlearning
 from jaxunlearn.metrics.predictions import apart
 from jaxunlearn.models.model import Model
-from jaxunlearn.plan import Experiment
+from jaxunlearn.plan import Experiment, batch_sizes
 from jaxunlearn.prepared import Prepared
 from jaxunlearn.report import terminal
 from jaxunlearn.store import load_tree
@@ -186,9 +186,11 @@ def _judge(one: Experiment, name: str, seed: int, trained: Trained, folder: Path
     """A model's values by its predictions, which are kept in the folder."""
     predictions, meta = one.predictions(trained.logits()), trained.meta()
     workdir.write_predictions(folder, f"{name}-seed{seed}", predictions)
-    values = {"seed": seed, **one.evaluate(predictions, seed), "RTE": meta["seconds"]}
-    values["compile_seconds"] = meta["compile_seconds"]
+    values = {"seed": seed, **one.evaluate(predictions, seed)}
     values["made_on"], values["made_by"] = meta["made_on"], meta["fields"]["method"]
+    for value, kept in (("RTE", "seconds"), ("compile_seconds", "compile_seconds")):
+        # Of a model that was made elsewhere they are those of reading it.
+        values[value] = meta[kept] if values["made_by"]["method"] != "brought" else None
     values["key"], values["parent"] = trained.key, meta["fields"]["parent"]
     if meta["claims"]:
         values["claims"] = meta["claims"]
@@ -260,7 +262,7 @@ def _describe(one: Experiment, machine: dict[str, Any]) -> dict[str, Any]:
         "request": {
             field: config.forget[field] for field in ("kind", *forget.reads(config.forget))
         },
-        "batch_size": config.train.batch_size,
+        "batch_size": max(batch_sizes(config).values(), default=None),
         "seeds": list(config.seeds),
         **machine,
         "attack": config.eval.attack,

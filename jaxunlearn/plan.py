@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from jaxunlearn import closure
@@ -15,7 +16,7 @@ from jaxunlearn.augment.build import build_chain
 from jaxunlearn.data import forget
 from jaxunlearn.data.dataset import SETS, Dataset, Examples
 from jaxunlearn.data.load import load
-from jaxunlearn.errors import UserError
+from jaxunlearn.errors import UserError, unknown
 from jaxunlearn.grid import Cell, cells
 from jaxunlearn.methods.table import find, modules
 from jaxunlearn.metrics import evaluate, proxy
@@ -42,6 +43,7 @@ CHOSEN = (
     "Methods run with the settings that {} has for them, others as given (config.tune.chosen). "
     "Another run chose these, and what that took is not counted here."
 )
+BACKBONE = "backbone_never_saw_forget"  # a setting that says so of the original
 IN_FLOAT32 = (
     "Computed in float32 in place of bfloat16, which is not faster here: the processor has no "
     "arithmetic for it, or no oneDNN that makes use of it."
@@ -263,6 +265,11 @@ def check_tuning(config: ConfigDict, tuned: bool) -> None:
             "config.tune and config.requests exclude each other: a sequence is run with settings "
             "that are known; tune its first request as config.forget, and set tune.trials=0"
         )
+    for name, settings in config.methods.items() if tuned else ():
+        fields = flatten_dict(settings.to_dict(), sep=".")
+        for field in find(settings.method).tune:
+            if field not in fields:
+                raise unknown(f"setting in TUNE, of config.methods.{name},", field, fields)
     for field, _ in config.axes if tuned or config.tune.chosen else ():
         if field.startswith("methods."):
             raise UserError(
@@ -371,6 +378,31 @@ def check_tuned(one: Experiment) -> None:
     proxy.check(one.predictions(labels_alone), one.dataset.class_names)
 
 
+def batch_sizes(config: ConfigDict) -> dict[str, int]:
+    """The batch sizes of what is trained here, by the config's section."""
+    trained = not config.original.path or (config.retrained and not config.retrained_path)
+    return {
+        **({"train": config.train.batch_size} if trained else {}),
+        **{
+            f"methods.{name}": settings.batch_size
+            for name, settings in config.methods.items()
+            if not find(settings.method).files  # what is brought is not trained
+        },
+    }
+
+
+def _check_backbone(config: ConfigDict, name: str, settings: ConfigDict) -> None:
+    """Raises where an original that is trained here is said not to have seen the forget set."""
+    fields = flatten_dict(settings.to_dict(), sep=".")
+    said = [field for field in fields if field.split(".")[-1] == BACKBONE and fields[field]]
+    if said and not config.original.path:
+        raise UserError(
+            f"config.methods.{name}.{said[0]}=True, and original is trained here on all of train, "
+            "the forget set included; give one that was not by config.original.path, or leave it "
+            "at False"
+        )
+
+
 def check_fit(config: ConfigDict, dataset: Dataset, num_devices: int) -> None:
     """Raises where settings that are right for themselves do not fit the data or the devices."""
     channels = dataset.train.images.shape[-1]
@@ -381,14 +413,17 @@ def check_fit(config: ConfigDict, dataset: Dataset, num_devices: int) -> None:
         given = config.data[field]
         if len(given) not in (1, channels):
             raise UserError(f"config.data.{field} must be {allowed}, got {given}")
-    policies = [policy for policy, _ in config_lib.augment_chain(config)]
+    chain = config_lib.augment_chain(config)
+    for policy, params in chain:
+        fill = dict(params).get("fill", (0,))
+        if policy == "random_erasing" and len(fill) not in (1, channels):
+            raise UserError(f"augment_params.random_erasing.fill must be {allowed}, got {fill}")
+    policies = [policy for policy, _ in chain]
     if config.requests and config.retrained_path:
         raise UserError(
             "config.retrained_path is one model, and each of config.requests has a retrained model "
             "of its own; leave one of the two empty"
         )
-    trained = not config.original.path or (config.retrained and not config.retrained_path)
-    sizes = {"train": config.train.batch_size} if trained else {}
     for name, settings in config.methods.items():
         find(settings.method).check(settings, dataset, policies)
         if config.requests and find(settings.method).files:
@@ -397,9 +432,8 @@ def check_fit(config: ConfigDict, dataset: Dataset, num_devices: int) -> None:
                 "another; leave it out, or leave config.requests empty"
             )
         closure.check(modules(settings))
-        if not find(settings.method).files:  # what is brought is not trained
-            sizes[f"methods.{name}"] = settings.batch_size
-    for section, size in sizes.items():
+        _check_backbone(config, name, settings)
+    for section, size in batch_sizes(config).items():
         if size % num_devices:
             raise UserError(
                 f"config.{section}.batch_size must be a multiple of {num_devices} on "

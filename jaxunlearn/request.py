@@ -160,7 +160,13 @@ def unlearn(
     config_lib.change(config.train, retrain or {}, "retrain")
     config_lib.change(config.watch, watch or {}, "watch")
     config.retrained = retrain is not None
-    names = (method,) if isinstance(method, str) else tuple(method)
+    names = (method,) if isinstance(method, str) else method
+    if not isinstance(names, tuple | list) or not all(isinstance(each, str) for each in names):
+        raise UserError(
+            f"method is {shown(method)}; allowed: a name, such as 'salun' or 'mymethods:passes', "
+            "or several in turn, such as ('ssd', 'finetune')"
+        )
+    names = tuple(names)
     name = "_".join(str(each).rpartition(":")[2] for each in names)
     chosen = names[0] if len(names) == 1 else names
     config.methods = config_lib.methods(**{name: {"method": chosen, **settings}})

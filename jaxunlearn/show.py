@@ -32,9 +32,16 @@ def scenarios(config: ConfigDict) -> dict[str, Chain]:
     if not any(config_lib.augment_chain(cell.config) for cell in cells):
         params = config.augment_params
         return {name: chain(name, **params.to_dict()) for name in SCENARIOS}
-    configs = [cell.config for cell in cells]
-    named = {grid.value_name(c.augment): config_lib.augment_chain(c) for c in configs}
-    return {"none": (), **named}
+    found: dict[str, dict[Chain, str]] = {"none": {(): ""}}
+    for cell in cells:
+        made = found.setdefault(grid.value_name(cell.config.augment), {})
+        made.setdefault(config_lib.augment_chain(cell.config), cell.label)
+    # Cells may have the same policies with other parameters.
+    return {
+        name if len(made) == 1 else label: each
+        for name, made in found.items()
+        for each, label in made.items()
+    }
 
 
 def draw(config: ConfigDict, dataset: Dataset, draws: int, seed: int) -> dict[str, np.ndarray]:

@@ -17,7 +17,7 @@ from rich.console import Console
 from jaxunlearn import closure, devices, files, processes, watch
 from jaxunlearn.data.dataset import SETS, Dataset
 from jaxunlearn.data.forget import Split
-from jaxunlearn.errors import Diverged, UserError, one_line
+from jaxunlearn.errors import Diverged, UserError, one_line, shown
 from jaxunlearn.methods.table import actions, find
 from jaxunlearn.methods.task import Task
 from jaxunlearn.metrics.predictions import Predictions
@@ -276,7 +276,7 @@ class Trainer:
             "seconds": result.seconds,
             "compile_seconds": result.compile_seconds,
             "history": result.history,
-            "claims": result.claims,
+            "claims": _plain(recipe, result.claims),
             "watch": curve,
             "made_on": checkpoints.made_on,
         }
@@ -340,7 +340,10 @@ class Trainer:
             for which in SETS
         }
         if not all(np.isfinite(values).all() for values in logits.values()):
-            problem = "its logits are not finite; try a lower learning rate"
+            advice = "try a lower learning rate"
+            if recipe.settings.method == "brought":
+                advice = "its variables, or config.data.mean and config.data.std, give them"
+            problem = f"its logits are not finite; {advice}"
             self._fail(recipe, problem, jax.device_get(result.variables))
         return logits
 
@@ -366,7 +369,10 @@ class Trainer:
 
 def _left(diverged: Path, recipe: Recipe) -> Path:
     """Where the last finite parameters are, if the recipe's run diverged."""
-    return diverged / f"{recipe.name}-seed{recipe.seed}"
+    name = f"{recipe.name}-seed{recipe.seed}"
+    if len(name.encode()) > 200:  # as of a trial; no file system takes more than 255
+        name = f"{name.encode()[:180].decode(errors='ignore')}-{recipe.key[:8]}"
+    return diverged / name
 
 
 def why_lost(diverged: Path, recipe: Recipe) -> str:
@@ -406,3 +412,16 @@ def _looker(recipe: Recipe, bench: Bench, images: int) -> Callable[[Variables], 
         which: Predictions(predict(variables, seen, bench, size), labels)
         for which, seen, labels in sets
     }
+
+
+def _plain(recipe: Recipe, claims: Any) -> dict[str, Any]:
+    """What a method claims, as JSON has it."""
+    try:
+        # NumPy's and JAX's numbers have `tolist`.
+        text = json.dumps(claims, allow_nan=False, default=lambda value: value.tolist())
+        return dict(json.loads(text))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{recipe.name}, seed {recipe.seed}: the method claims {shown(claims)}; allowed: a "
+            "dict of finite numbers, texts, True and False, and of dicts and lists of these"
+        ) from error

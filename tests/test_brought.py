@@ -197,6 +197,8 @@ def test_a_brought_retrained_is_what_methods_are_compared_with(tmp_path):
     by_hand, _ = model.apply(variables, (images / np.float32(255) - 0.5) / 0.5, False, None)
     np.testing.assert_allclose(logits, by_hand, atol=1e-4)
     values = report["models"]["retrained"]["per_seed"][0]
+    assert values["RTE"] is None and values["compile_seconds"] is None
+    assert report["models"]["finetune"]["mean"]["RTE"] > 0 and report["batch_size"] == 256
     assert values["TA"] == pytest.approx(100 * np.mean(np.argmax(by_hand, 1) == labels))
     changed.retrained = False
     with pytest.raises(UserError, match=r"config\.retrained_path is .*set config\.retrained=True"):
@@ -253,3 +255,11 @@ def test_a_brought_model_takes_no_mask(tmp_path):
     settings.methods.theirs.mask.ratio = 0.5
     found = config.unread(settings, load(settings.data))
     assert "nothing is trained" in found["config.methods.theirs.mask.ratio"]
+
+
+def test_retrain_as_a_method_takes_no_mask(tmp_path):
+    settings = toy.experiment_config(toy.write_npz(tmp_path / "data.npz"), retrain={"epochs": 1})
+    plan.make(settings, 1)
+    settings.methods.retrain.mask.ratio = 0.5
+    with pytest.raises(UserError, match=r"retrain cannot be masked, got mask\.ratio=0\.5"):
+        plan.make(settings, 1)

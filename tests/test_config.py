@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -214,10 +215,11 @@ def test_a_method_of_ones_own_brings_its_settings_and_rules(config, tmp_path, mo
     with pytest.raises(UserError, match=r"config\.methods\.mine\.alpha must be 0 to 1, got 2\.0"):
         config_lib.check(config)
     config.methods.mine.alpha = 0.5
-    with config.ignore_type():
-        config.methods.mine.kind = np.float32
-    with pytest.raises(UserError, match=r"config\.methods\.mine\.kind is <class .*; allowed: "):
-        config_lib.check(config)
+    for wrong in (np.float32, float("inf")):  # the last would fail when results are written
+        with config.ignore_type():
+            config.methods.mine.kind = wrong
+        with pytest.raises(UserError, match=r"methods\.mine\.kind is (<class|inf).*; allowed: "):
+            config_lib.check(config)
     with pytest.raises(
         UserError, match=r"unknown name in mymethods 'pases': did you mean 'passes'"
     ):
@@ -254,6 +256,7 @@ UNREAD = [
     ("methods.random_label.cra.weight", 2.0, "set cra.target"),
     ("methods.ssd.weight_decay", 0.1, "this method does not train"),
     ("augment_params.mixup.alpha", 0.4, "add mixup to config.augment"),
+    ("augment_params.crop_flip.padding", 0.25, "set crop_flip.pixels=0"),
 ]
 
 
@@ -263,11 +266,31 @@ def test_a_setting_that_nothing_reads_is_refused(field, value, message):
     config.data.count = 20
     config.methods = config_lib.methods(finetune={}, random_label={}, ssd={})
     config.train.schedule = "cosine"
+    config.augment = "crop_flip"
     config_lib.as_published(config)  # sets parameters of policies for all scenarios at once
     config.update_from_flattened_dict({field: value})
     with pytest.raises(UserError) as caught:
         plan.make(config, 1)
     assert message in str(caught.value) and f"config.{field} is " in str(caught.value)
+
+
+def test_a_folder_for_downloads_counts_only_without_a_file():
+    config = config_lib.default()
+    config.data.name, config.data.root = "dermamnist", "elsewhere"
+    dataset = types.SimpleNamespace(malignant=(0,))
+    assert not config_lib.unread(config, dataset)
+    config.data.path = "mine.npz"
+    assert "leave data.path empty" in config_lib.unread(config, dataset)["config.data.root"]
+
+
+def test_ways_to_draw_labels_keep_what_they_share():
+    made = config_lib.by_labels("salun", epochs=3, relabel={"order": "forget_first"})
+    assert [entry["relabel"] for entry in made.values()] == [
+        {"order": "forget_first"},
+        {"order": "forget_first", "every_epoch": False},
+        {"order": "forget_first", "exclude_true": True},
+    ]
+    assert made["salun_once"]["epochs"] == 3
 
 
 def test_costs_count_only_where_something_is_malignant(tmp_path):

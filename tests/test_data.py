@@ -12,6 +12,8 @@ from ml_collections import ConfigDict
 
 from jaxunlearn import data, plan
 from jaxunlearn.data import common, medmnist
+from jaxunlearn.data.common import hold_out
+from jaxunlearn.data.dataset import Examples
 from jaxunlearn.data.load import DEFAULTS, READS
 from jaxunlearn.errors import UserError
 
@@ -516,7 +518,7 @@ def cifar10(path):
 
 def test_cifar10_is_read_from_the_archive(tmp_path):
     dataset = data.load(config("cifar10", path=cifar10(tmp_path / "a.tar.gz")))
-    assert [len(dataset.train), len(dataset.val), len(dataset.test)] == [45, 5, 2]
+    assert [len(dataset.train), len(dataset.val), len(dataset.test)] == [40, 10, 2]
     assert dataset.class_names[3] == "cat" and dataset.test.labels.tolist() == [3, 9]
     image = dataset.test.images[0].astype(int) - 3  # [H, W, C]
     assert image.shape == (32, 32, 3)
@@ -538,10 +540,10 @@ def test_cifar100_takes_the_fine_label_and_its_name(tmp_path):
     rows = [[19, c] for c in range(100)]
     files = {"train.bin": records(rows), "test.bin": records(rows[:7])}
     named = {"fine_label_names.txt": "\n".join(f"kind{c}" for c in range(100)).encode()}
-    # Of 100 images the tenth for val leaves 10 classes without a training image.
+    # Of one image a class val has one, which leaves its class without a training image.
     every = archive(tmp_path / "a.tar.gz", files | named)
     dataset = data.load(config("cifar100", path=every, allow_empty_classes=True))
-    assert [len(dataset.train), len(dataset.val), len(dataset.test)] == [90, 10, 7]
+    assert [len(dataset.train), len(dataset.val), len(dataset.test)] == [99, 1, 7]
     assert dataset.test.labels.tolist() == list(range(7)) and dataset.class_names[42] == "kind42"
     unnamed = archive(tmp_path / "b.tar.gz", files)
     plain = data.load(config("cifar100", path=unnamed, allow_empty_classes=True))
@@ -628,6 +630,15 @@ def test_tfds_without_validation_holds_out_a_tenth(tfds):
     dataset = data.load(config("tfds", tfds_name="cells"))
     assert [len(dataset.train), len(dataset.val)] == [36, 4]
     assert not set(dataset.train.images[:, 0, 0, 0]) & set(dataset.val.images[:, 0, 0, 0])
+
+
+def test_a_tenth_of_each_class_is_held_out():
+    labels = np.repeat(np.arange(4), [40, 30, 9, 1]).astype(np.int32)
+    images = np.arange(80, dtype=np.uint8).reshape(-1, 1, 1, 1)
+    train, val = hold_out(Examples(images, labels), 0)
+    assert np.bincount(val.labels).tolist() == [4, 3, 1] and len(train) == 72
+    assert sorted([*train.images.ravel(), *val.images.ravel()]) == list(range(80))
+    assert not np.array_equal(hold_out(Examples(images, labels), 1)[1].images, val.images)
 
 
 def test_each_wrong_tfds_set_says_what_to_do(tfds, monkeypatch):

@@ -3,9 +3,11 @@ import importlib
 import io
 import json
 import sys
+import types
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import sklearn.svm
@@ -497,6 +499,24 @@ def test_a_training_set_of_a_few_images_settles_nothing(tmp_path):
     shown = " ".join(text.split())
     assert "too few to decide by (2 images to retain, 2 seeds)" in shown
     assert "The 2 images to retain fit in one batch of 16" in shown
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({"epsilon": np.float32(1.5), "trail": {"rho": jnp.ones(2)}}, [1.5, {"rho": [1.0, 1.0]}]),
+        ({"epsilon": float("inf")}, None),
+        ({"epsilon": {1, 2}}, None),
+        ([1.5], None),
+    ],
+)
+def test_claims_are_what_json_has_or_refused(given, kept):
+    recipe = types.SimpleNamespace(name="mine", seed=3)
+    if kept:
+        assert [*trained._plain(recipe, given).values()] == kept
+        return
+    with pytest.raises(UserError, match=r"mine, seed 3: the method claims .*; allowed: a dict of"):
+        trained._plain(recipe, given)
 
 
 def test_an_original_that_was_hardly_trained_is_called_no_better_than_a_guess(config, tmp_path):

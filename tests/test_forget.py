@@ -45,7 +45,7 @@ def cases(draw):
     labels = draw(st.lists(st.integers(0, 2), min_size=10, max_size=80))
     groups = draw(st.lists(st.integers(0, 9), min_size=len(labels), max_size=len(labels)))
     data = dataset(labels, groups)
-    kind = draw(st.sampled_from(["fraction", "per_class", "class", "groups"]))
+    kind = draw(st.sampled_from(["fraction", "per_class", "class", "groups", "random_groups"]))
     share = st.floats(0.01, 0.99)
     return data, request(
         kind=kind,
@@ -53,7 +53,7 @@ def cases(draw):
         balanced=draw(st.booleans()),
         fractions=tuple(draw(st.lists(share, min_size=3, max_size=3))),
         classes=tuple(draw(st.sets(st.integers(0, 2), min_size=1))),
-        groups=tuple(draw(st.sets(st.sampled_from(groups), max_size=3))),
+        groups=tuple(draw(st.sets(st.sampled_from(groups), min_size=1, max_size=3))),
         seed=draw(st.integers(0, 2**31)),
     )
 
@@ -89,7 +89,7 @@ def test_every_split_is_a_partition_of_train_and_deterministic(case):
         assert not np.isin(labels[split.retain], asked.classes).any()
     else:
         assert not np.isin(groups[split.retain], groups[split.forget]).any()
-        if asked.groups:
+        if asked.kind == "groups":
             assert set(groups[split.forget]) == set(asked.groups)
         else:
             assert len(split.forget) <= round(asked.fraction * len(labels))
@@ -113,7 +113,7 @@ def test_per_class_leaves_a_class_of_fraction_0_whole():
 
 
 def test_random_groups_come_near_the_fraction():
-    split, warnings = resolve(request(kind="groups", fraction=0.2), SIXTY)
+    split, warnings = resolve(request(kind="random_groups", fraction=0.2), SIXTY)
     assert len(split.forget) == 12
     assert warnings == []
 
@@ -172,7 +172,7 @@ def test_warns_of_copies_of_forgotten_images_that_stay():
 def test_changes_that_name_nothing_are_no_random_share(wrong):
     with pytest.raises(UserError, match=r"step 2 is .* which names nothing to forget; name groups"):
         check_named(wrong, "step 2")
-    check_named({"kind": "groups", "fraction": 0.1}, "step 2")
+    check_named({"kind": "random_groups", "fraction": 0.1}, "step 2")
     check_named({"groups": (7,)}, "step 2")
 
 
@@ -213,8 +213,8 @@ def test_no_groups_no_warnings():
             r"groups must be among 15 ids from 0 to 14, got 99",
         ),
         (dict(kind="groups", groups=(13, 14, 12)), r"takes every example of class 2"),
-        (dict(kind="groups", fraction=0.01), r"selects none"),
-        (dict(kind="groups", fraction=2), r"forget\.fraction must be .*, got 2$"),
+        (dict(kind="random_groups", fraction=0.01), r"selects none"),
+        (dict(kind="random_groups", fraction=2), r"forget\.fraction must be .*, got 2$"),
         (dict(kind="indices"), r"needs forget.path"),
         (
             dict(kind="indices", path="/no/such.txt"),
@@ -264,8 +264,16 @@ def test_an_npz_without_forget_is_refused(tmp_path):
 
 
 def test_groups_are_needed_to_forget_groups():
-    with pytest.raises(UserError, match="toy has no groups; use another kind"):
-        resolve(request(kind="groups"), dataset([0, 1, 2] * 20))
+    for kind in ("groups", "random_groups"):
+        with pytest.raises(UserError, match=f"kind='{kind}': toy has no groups; use another kind"):
+            resolve(request(kind=kind, groups=(1,)), dataset([0, 1, 2] * 20))
+
+
+def test_an_empty_list_of_groups_is_no_random_share():
+    with pytest.raises(
+        UserError, match=r"needs forget\.groups, .*set forget\.kind='random_groups'"
+    ):
+        resolve(request(kind="groups", groups=(), fraction=0.2), SIXTY)
 
 
 def test_a_class_that_train_never_had_is_not_missed():
@@ -275,13 +283,14 @@ def test_a_class_that_train_never_had_is_not_missed():
 
 def test_every_kind_has_a_test_of_its_own():
     # A table's are in test_rows.py.
-    assert set(REQUESTS) == {"fraction", "per_class", "class", "groups", "indices", "table"}
+    found = {"fraction", "per_class", "class", "groups", "random_groups", "indices", "table"}
+    assert set(REQUESTS) == found
 
 
 def test_every_kind_says_which_settings_it_reads():
     assert READS.keys() == REQUESTS.keys()
     assert set().union({"kind"}, *READS.values()) == DEFAULTS.keys()
-    assert reads(request(kind="groups")) == ("groups", "fraction", "seed")
+    assert reads(request(kind="random_groups")) == ("fraction", "seed")
     assert reads(request(kind="groups", groups=(1,))) == ("groups",)
     assert reads(request()) == ("fraction", "balanced", "seed")
 

@@ -338,6 +338,21 @@ def test_descending_the_cra_objective_ends_at_its_target(kind, expected):
     assert p[1, 1] > 0.95  # the other example, by cross-entropy
 
 
+@pytest.mark.parametrize("kind", ["entropy", "uniform"])
+def test_cra_pulls_to_no_class_that_the_data_have_not(kind):
+    objective = cra.entropy_objective if kind == "entropy" else cra.target_objective
+    marked = {"malignant": jnp.array([True])}
+    batch = training.Batch(None, jax.nn.one_hot(jnp.array([1]), 9), jnp.ones(1), marked)
+    context = {"weight": jnp.float32(1), "target": jnp.asarray(cra.target(kind, 2, (1,)))}
+    gradient = jax.jit(jax.grad(lambda logits: objective(None, logits, batch, context)))
+    logits = jnp.array([[1.0, 3.0, *[0.0] * 7]])
+    before = jax.nn.softmax(logits)[0, :2].sum()
+    for _ in range(200):
+        logits = logits - gradient(logits)
+    p = jax.nn.softmax(logits)[0]
+    assert abs(p[0] - p[1]) < 0.01 and p[:2].sum() > 0.9 * before
+
+
 @pytest.mark.parametrize("target", ["uniform", "risk_neutral"])
 def test_cra_leaves_forgotten_malignant_examples_unsure_where_finetune_does_not(target):
     """The entropy's gradient fades where a model is certain, as on this easy problem."""

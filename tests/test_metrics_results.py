@@ -180,6 +180,13 @@ def test_small_sets_are_named():
         "one_step": True,
     }
     assert verdicts.evidence({**sizes, "retain": 65}, 64)["one_step"] is False
+    assert verdicts.evidence(sizes, None)["one_step"] is False
+
+
+@pytest.mark.parametrize(("by", "verdict"), [(7.000000000000001, "keep"), (8.0, "retrain")])
+def test_a_loss_at_its_budget_is_not_above_it_by_rounding(by, verdict):
+    loss = verdicts.Loss(1, "TA_lost", by, [1.0, 13.0], 7.0, None, {}, "test images")
+    assert verdicts.budget([loss])["verdict"] == verdict
 
 
 def test_a_model_no_better_than_the_largest_class_is_named_with_its_seeds():

@@ -519,13 +519,24 @@ def test_settings_that_prove_nothing_are_a_users_error(changes, message):
     METHOD.check(settings(part="head", backbone_never_saw_forget=True), None, ())
 
 
+@pytest.mark.parametrize("epsilon", [1e-6, 100.0])
+@pytest.mark.parametrize("delta", [1e-15, 0.999])
+def test_at_the_ends_of_what_is_allowed_there_is_a_proof(epsilon, delta):
+    rules.check({"epsilon": epsilon, "delta": delta}, METHOD.rules, "noisy")
+    mu = accountant.renyi_mu(epsilon, delta)
+    assert 0 < mu < accountant.gdp_mu(epsilon, delta)
+    assert accountant.renyi_epsilon(mu, delta) == pytest.approx(epsilon, rel=1e-6)
+
+
 @pytest.mark.parametrize(
     "field, value",
     [
         ("noise", 0.0),
         ("epsilon", 0.0),
+        ("epsilon", 1e-9),
         ("epsilon", math.inf),
         ("delta", 0.0),
+        ("delta", 1e-300),
         ("delta", 1.0),
         ("start_norm", 0.0),
         ("steps", 0),

@@ -1,6 +1,7 @@
 """What the plan gives a recipe, and on what of it the store's key depends."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import toy
 from flax.traverse_util import flatten_dict
 
-from jaxunlearn import plan
+from jaxunlearn import plan, trained
 from jaxunlearn.errors import UserError
 
 
@@ -83,6 +84,47 @@ def test_the_batch_size_of_what_is_trained_alone_must_fit_the_devices(path, tmp_
     brought |= {"train.batch_size": 256, "train.epochs": 182}  # as they are: nothing reads them
     one = planned(path, brought, devices=3, **entry)
     assert one.recipes(0)["finetune"].setup.batch_size == 9
+
+
+@pytest.mark.parametrize("names", ["noisy_finetune", ("noisy_finetune", "finetune")])
+def test_an_original_that_is_trained_here_has_seen_the_forget_set(path, tmp_path, names):
+    head = {"part": "head", plan.BACKBONE: True}
+    entry = {"method": names, **(head if isinstance(names, str) else {"noisy_finetune": head})}
+    with pytest.raises(UserError, match=r"methods\.it\..*never_saw_forget=True, and original is"):
+        planned(path, it=entry)
+    original = planned(path).recipes(0)["original"]
+    made = original.setup.model.init(jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32))
+    np.savez(tmp_path / "original.npz", **flatten_dict(jax.device_get(made), sep="/"))
+    assert planned(path, {"original.path": str(tmp_path / "original.npz")}, it=entry)
+
+
+def test_what_is_to_be_tuned_are_settings(path, tmp_path, monkeypatch):
+    (tmp_path / "mistuned.py").write_text(
+        "DEFAULTS = {'epochs': 1, 'strength': 0.5}\n"
+        "TUNE = {'strenght': (0.1, 0.5)}\n"
+        "def passes(task, config):\n"
+        "    yield\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    entry = {"mine": {"method": "mistuned:passes"}}
+    assert planned(path, **entry)
+    with pytest.raises(UserError, match=r"unknown setting in TUNE, .*did you mean 'strength'"):
+        planned(path, {"tune.trials": 2}, **entry)
+
+
+def test_a_folder_of_what_diverged_has_a_name_that_file_systems_take(path):
+    recipe = planned(path, finetune={"epochs": 1}).recipes(0)["finetune"]
+    assert trained._left(Path("d"), recipe) == Path("d/finetune-seed0")
+    long = trained._left(Path("d"), dataclasses.replace(recipe, name="é" * 150)).name
+    assert len(long.encode()) <= 200 and long.endswith(recipe.key[:8])
+
+
+def test_a_fill_has_a_level_for_each_channel(path):
+    changes = {"augment": "random_erasing", "augment_params.random_erasing.fill": (10, 20, 30)}
+    with pytest.raises(UserError, match=r"fill must be 1 number.*, got \(10, 20, 30\)"):
+        planned(path, changes)
+    changes["augment_params.random_erasing.fill"] = (10,)
+    assert planned(path, changes)
 
 
 def test_an_axis_may_not_overrule_what_was_chosen(path, tmp_path):

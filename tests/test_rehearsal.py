@@ -48,7 +48,7 @@ def test_it_tells_the_request_and_the_models_and_does_nothing(tmp_path):
     ("changes", "line"),
     [
         ({}, "'fraction', random: fraction=0.2, balanced=True, seed=0."),
-        ({"kind": "groups"}, "'groups', random: groups=(), fraction=0.2, seed=0."),
+        ({"kind": "random_groups"}, "'random_groups', random: fraction=0.2, seed=0."),
         ({"kind": "groups", "groups": (2, 5)}, "'groups': groups=(2, 5)."),
         ({"kind": "class", "classes": (1,)}, "'class': classes=(1,)."),
     ],

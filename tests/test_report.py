@@ -702,10 +702,46 @@ def test_the_summary_names_what_there_is_nothing_to_judge_by():
     assert "Clinical safety" not in whole and "there is none here" not in whole
 
 
+@pytest.mark.parametrize(
+    ("changes", "watched", "anew"),
+    [({}, None, True), ({}, 2, True), ({}, 0, False), ({"epochs": 0}, None, False)],
+)
+def test_the_summary_calls_only_a_model_that_was_trained_anew_so(changes, watched, anew):
+    report = example(methods=("again",), references=("original",))
+    for name in ("original", "again"):
+        values = report["models"][name]["per_seed"][0]
+        values |= {"made_by": {"method": "retrain", "epochs": 9}, "parent": "p", "key": "k"}
+    values["made_by"] |= changes
+    if watched is not None:
+        values["watch"] = {"looks": [], "result": watched}
+    made = summary._made("again", values)
+    assert ("trained from fresh parameters without these images" in made) == anew
+    assert ("made by retrain from `p`" in made) != anew
+    assert ("again cannot claim one" in " ".join(summary._unchecked(report))) != anew
+    values = report["models"]["original"]["per_seed"][0]
+    assert ": trained from fresh parameters with" in summary._made("original", values)
+
+
 def test_what_reliably_is_over_with_one_seed_and_with_several():
     one, several = (" ".join(printed(example(seeds=n), 200).split()) for n in (1, 3))
     assert "across test images, for this one training per model" in one
     assert "for this one training per model" not in several
+    grouped = example()
+    for model in grouped["models"].values():
+        for values in model["per_seed"]:
+            values["groups"] = {"test": 40, "malignant": 20}
+    text = " ".join(printed(grouped, 200).split())
+    assert "across groups of test images, for this one" in text and "McNemar by group p" in text
+    assert "by group" not in one
+
+
+def test_without_unseen_images_nothing_stands_in_the_gaps_place():
+    report = example(references=("original",))
+    for model in report["models"].values():
+        for values in (model["mean"], *model["per_seed"]):
+            values |= {name: None for name in values if name.endswith("_over_unseen")}
+    text = terminal.markdown_table(report)
+    assert "Δ" not in text and "so that nothing stands in their place" in text
 
 
 def test_the_figures_rates_stand_under_their_names(tmp_path, monkeypatch):

@@ -505,6 +505,7 @@ def test_methods_in_stages_from_python(data, given):
         ({"malignant": 1}, r"data\.malignant must be of type tuple, got 1"),
         ({"mean": 0.5}, r"data\.mean must be of type tuple, got 0\.5"),
         ({"forget": [[1], [2, 3]]}, "forget must be an array"),
+        *(({"method": wrong}, "^method is .*; allowed: a name") for wrong in (None, 5, len, (5,))),
     ],
 )
 def test_arguments_of_a_wrong_kind(data, given, changes, message):

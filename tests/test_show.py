@@ -30,6 +30,17 @@ def test_rows_are_those_of_the_config_under_none(config):
     assert list(show.scenarios(config)) == ["none", "augmix"]
 
 
+def test_rows_with_other_parameters_of_the_same_policy_are_told_apart(config):
+    config.augment = "crop_flip"
+    pixels = "augment_params.crop_flip.pixels"
+    config.axes = ((pixels, (1, 2)), ("forget.fraction", (0.1, 0.5)))
+    assert show.scenarios(config) == {
+        "none": (),
+        f"{pixels}=1,forget.fraction=0.1": (("crop_flip", (("pixels", 1),)),),
+        f"{pixels}=2,forget.fraction=0.1": (("crop_flip", (("pixels", 2),)),),
+    }
+
+
 def test_columns_are_training_images_of_all_classes_in_turn(config):
     config.augment = "rotate90_flip"
     dataset = data.load(config.data)

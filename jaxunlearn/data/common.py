@@ -45,10 +45,13 @@ def fetch(url: str, md5: str, root: str, name: str) -> Path:
 
 
 def hold_out(examples: Examples, seed: int) -> tuple[Examples, Examples]:
-    """Train and validation: a random tenth, at least one example, is held out."""
-    order = stage_rng("validation", seed).permutation(len(examples))
-    num_val = max(1, round(0.1 * len(examples)))
-    val, train = np.sort(order[:num_val]), np.sort(order[num_val:])
+    """Train and validation: a random tenth of each class, at least one example, is held out."""
+    rng, labels = stage_rng("validation", seed), examples.labels
+    orders = [rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]
+    val = np.sort(np.concatenate([order[: (len(order) + 5) // 10] for order in orders]))
+    if not len(val):
+        val = max(orders, key=len)[:1]
+    train = np.setdiff1d(np.arange(len(examples)), val)
     return (
         Examples(examples.images[train], examples.labels[train]),
         Examples(examples.images[val], examples.labels[val]),

@@ -52,8 +52,8 @@ def resolve(
         "fraction": `fraction` of every class, or of all examples where `balanced` is False;
         "per_class": `fractions`, one per class by label, 0 where a class stays whole;
         "class": the whole `classes`;
-        "groups": the `groups` of these ids or, without ids, random whole groups that together
-          hold at most `fraction` of the examples;
+        "groups": the `groups` of these ids;
+        "random_groups": random whole groups that together hold at most `fraction` of the examples;
         "indices": the training indices in the file `path`: UTF-8 text of up to 16 MiB, digits
           only, one index per line; `.npy`; or `.npz` with `forget`;
         "table": the training images that have one of the `ids` in a `column` of the CSV `path`,
@@ -215,23 +215,38 @@ def _class(request: Any, dataset: Dataset) -> np.ndarray:
 
 
 def _groups(request: Any, dataset: Dataset) -> np.ndarray:
-    """Whole groups: those named, or random ones up to a share of the examples."""
-    groups = dataset.train.groups
-    if groups is None:
+    """The groups that are named."""
+    groups = _of_train(request, dataset)
+    if not len(request.groups):  # and not a random share, which an empty list does not ask for
         raise UserError(
-            f"forget.kind='groups': {dataset.name} has no groups; "
+            "forget.kind='groups' needs forget.groups, whole numbers such as (17, 42), and there "
+            "are none; for random ones set forget.kind='random_groups'"
+        )
+    if dataset.group_names:
+        raise UserError(
+            "forget.groups takes whole numbers, and the groups here are texts, such as "
+            f"{shown(dataset.group_names[0])}; name them by forget.kind='table' and the CSV "
+            "that has them, or give training indices"
+        )
+    ids = np.unique(groups).tolist()
+    _known("groups", request.groups, ids, "a group of a training example")
+    return np.flatnonzero(np.isin(groups, list(request.groups)))
+
+
+def _of_train(request: Any, dataset: Dataset) -> np.ndarray:
+    """The training examples' groups."""
+    if dataset.train.groups is None:
+        raise UserError(
+            f"forget.kind={request.kind!r}: {dataset.name} has no groups; "
             "use another kind, or a data set with patient or lesion ids"
         )
+    return dataset.train.groups
+
+
+def _random_groups(request: Any, dataset: Dataset) -> np.ndarray:
+    """Random whole groups up to a share of the examples."""
+    groups = _of_train(request, dataset)
     ids, sizes = np.unique(groups, return_counts=True)
-    if len(request.groups):
-        if dataset.group_names:
-            raise UserError(
-                "forget.groups takes whole numbers, and the groups here are texts, such as "
-                f"{shown(dataset.group_names[0])}; name them by forget.kind='table' and the CSV "
-                "that has them, or give training indices"
-            )
-        _known("groups", request.groups, ids.tolist(), "a group of a training example")
-        return np.flatnonzero(np.isin(groups, list(request.groups)))
     room = round(request.fraction * len(groups))
     chosen = []
     for i in stage_rng("forget", request.seed).permutation(len(ids)):
@@ -308,18 +323,19 @@ REQUESTS: dict[str, Callable[[Any, Dataset], np.ndarray]] = {
     "per_class": _per_class,
     "class": _class,
     "groups": _groups,
+    "random_groups": _random_groups,
     "indices": _indices,
     "table": _table,
 }
 
 
 DEFAULTS = {
-    "kind": "fraction",  # fraction, per_class, class, groups, indices, table
+    "kind": "fraction",  # fraction, per_class, class, groups, random_groups, indices, table
     "fraction": 0.2,
     "balanced": True,  # the fraction of every class, rather than over all
     "fractions": (),  # kind per_class: one fraction per class, by label
     "classes": (),  # kind class: labels to forget whole
-    "groups": (),  # kind groups: which; (): whole random ones up to the fraction
+    "groups": (),  # kind groups: which
     "path": "",  # kind indices: a file of training indices; kind table: a CSV of images
     "column": "",  # kind table: the CSV's column that says whose, such as patient
     "ids": (),  # kind table: of whom, such as ("P17", "P42")
@@ -338,21 +354,20 @@ RULES: dict[str, Rule] = {
     "groups": rules.whole_numbers(),
     "seed": rules.SEED,
 }
-# The settings that each kind reads, but for `reads`.
+# The settings that each kind reads.
 READS: dict[str, tuple[str, ...]] = {
     "fraction": ("fraction", "balanced", "seed"),
     "per_class": ("fractions", "seed"),
     "class": ("classes",),
-    "groups": ("groups", "fraction", "seed"),
+    "groups": ("groups",),
+    "random_groups": ("fraction", "seed"),
     "indices": ("path",),
     "table": ("path", "column", "ids"),
 }
 
 
 def reads(request: Any) -> tuple[str, ...]:
-    """The settings that a request reads: those of its kind; of named groups only the names."""
-    if request.kind == "groups" and len(request.groups):
-        return ("groups",)
+    """The settings that a request reads."""
     return READS[request.kind]
 
 

@@ -49,11 +49,13 @@ def _mix(cross_entropy: jax.Array, unsure: jax.Array, batch: Batch, weight: jax.
 
 
 def entropy_objective(params: Any, logits: jax.Array, batch: Batch, context: Any) -> jax.Array:
-    """Forgets malignant examples by KL(p ‖ uniform)."""
+    """Forgets malignant examples by KL(p ‖ uniform), both over the data's classes."""
     del params
-    log_p = jax.nn.log_softmax(logits)
+    num_classes = len(context["target"])
+    # A head may have more classes: answers of these are wrong, and nothing may pull there.
+    log_p = jax.nn.log_softmax(logits[:, :num_classes])
     # KL(p ‖ uniform) = log C − H(p) = log C + Σ_c p_c log p_c
-    unsure = jnp.log(logits.shape[-1]) + jnp.sum(jnp.exp(log_p) * log_p, -1)
+    unsure = jnp.log(num_classes) + jnp.sum(jnp.exp(log_p) * log_p, -1)
     return _mix(
         optax.softmax_cross_entropy(logits, batch.targets), unsure, batch, context["weight"]
     )

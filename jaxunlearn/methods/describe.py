@@ -25,10 +25,9 @@ epochs, f the share of train that is to be forgotten.
 **Tuning**: what [`config.tune`](tuning.md) chooses; of a rate without values, half decades around
 the entry's.
 
-Any but noisy_finetune can be put under a saliency mask (`mask.ratio` below 1), and most behind
-another: `method: ("ssd", "finetune")`; what edits the original or starts anew can only come first.
-Your own are `method: "mymethods:passes"`, see
-[CONTRIBUTING](../CONTRIBUTING.md).
+Any but noisy_finetune and retrain can be put under a saliency mask (`mask.ratio` below 1), and most
+behind another: `method: ("ssd", "finetune")`; what edits the original or starts anew can only come
+first. Your own are `method: "mymethods:passes"`, see [CONTRIBUTING](../CONTRIBUTING.md).
 """
 
 

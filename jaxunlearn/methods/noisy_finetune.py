@@ -77,8 +77,8 @@ PARTS = ("all", "head")
 RULES = {
     "mechanism": rules.one_of(MECHANISMS),
     "part": rules.one_of(PARTS),
-    "epsilon": Rule(lambda value: 0 < value <= 100, "more than 0, and at most 100"),
-    "delta": Rule(lambda value: 0 < value < 1, "more than 0 and less than 1"),
+    "epsilon": Rule(lambda value: 1e-6 <= value <= 100, "1e-6 to 100"),
+    "delta": Rule(lambda value: 1e-15 <= value < 1, "1e-15 to below 1"),
     "noisy_lr": rules.above(0),
     "decay": rules.at_least(0),
     "start_norm": rules.above(0),

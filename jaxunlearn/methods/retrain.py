@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 from jaxunlearn import rules
+from jaxunlearn.errors import UserError
 from jaxunlearn.methods.task import Task
 from jaxunlearn.rules import Unread
 from jaxunlearn.training.passes import (
@@ -63,6 +64,15 @@ RULES = {
     "schedule": rules.one_of(SCHEDULES),
     "milestones": rules.numbers(lambda at: 0 <= at <= 1, "shares of the epochs, 0 to 1"),
 }
+
+
+def check(settings: Any, dataset: Any, policies: Any) -> None:
+    """Raises where a mask would keep what retraining is to be rid of."""
+    if settings.mask.ratio < 1:
+        raise UserError(
+            f"retrain cannot be masked, got mask.ratio={settings.mask.ratio}: what a mask freezes "
+            "stays the original's; set mask.ratio=1"
+        )
 
 
 def passes(task: Task, config: Any) -> Generator[Action, float, None]:

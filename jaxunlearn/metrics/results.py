@@ -114,7 +114,7 @@ class Experiment(Base):
         sequence earlier ones took the rest); the names of the classes forgotten whole
         (forgotten_classes), and fingerprint.
       request: the fields of `config.forget` that the request reads.
-      batch_size: of the original's and the retrained's training.
+      batch_size: the largest of the models' training; None where all were made elsewhere.
       attack: the name of the attack that MIA is by.
       reference: the model that methods are compared with: "retrained", without one "original",
         None if there is neither.
@@ -131,7 +131,7 @@ class Experiment(Base):
     dataset: dict[str, Any]
     split: dict[str, Any]
     request: dict[str, Any]
-    batch_size: int
+    batch_size: int | None
     attack: str
     reference: str | None
     models: dict[str, Model]
@@ -229,8 +229,8 @@ class Judged(NamedTuple):
     """One model of one seed.
 
     Attributes:
-      values: `evaluate.evaluate`'s, and "seed", "RTE", "compile_seconds"; "claims" where the method
-        makes any.
+      values: `evaluate.evaluate`'s, and "seed", "RTE", "compile_seconds" (both None of a model that
+        was made elsewhere); "claims" where the method makes any.
       test: its predictions on the test images that it is judged on, those of classes that were not
         forgotten whole.
     """

@@ -103,7 +103,8 @@ class Evidence(TypedDict):
         test and of its malignant images where these are known, the sizes that are above 0 and below
         `least`, by name.
       least: below it, a rate may be off by more than 20 percentage points either way.
-      one_step: whether retain fits in one batch, so that an epoch of training on it is one step.
+      one_step: whether retain fits in the largest batch of all trainings, so that an epoch of
+        training on it is one step.
     """
 
     small: dict[str, int]
@@ -240,7 +241,9 @@ def budget(losses: Sequence[Loss]) -> BudgetVerdict:
     Args:
       losses: those that there is a budget for, by request and then in the budget's order.
     """
-    above = [loss for loss in losses if loss.by is not None and loss.by > loss.budget]
+    above = [  # rounding must not decide
+        loss for loss in losses if loss.by is not None and loss.by - loss.budget > 1e-9
+    ]
     sure = [
         loss
         for loss in above
@@ -351,19 +354,19 @@ def majority(
     }
 
 
-def evidence(sizes: Mapping[str, int], batch_size: int) -> Evidence:
+def evidence(sizes: Mapping[str, int], batch_size: int | None) -> Evidence:
     """Whether there are enough images to judge by.
 
     Args:
       sizes: of forget, retain and test, and where known of malignant and benign test images and of
         groups; other names are left out.
-      batch_size: of the original's and the retrained's training.
+      batch_size: the largest of the models' training; None where none was trained.
     """
     names = ("forget", "retain", "test", "malignant", "benign", "test groups", "malignant groups")
     return {
         "small": {name: sizes[name] for name in names if 0 < sizes.get(name, 0) < LEAST_EXAMPLES},
         "least": LEAST_EXAMPLES,
-        "one_step": sizes["retain"] <= batch_size,
+        "one_step": batch_size is not None and sizes["retain"] <= batch_size,
     }
 
 

@@ -541,9 +541,11 @@ def _reliability(report: Experiment) -> list[str]:
     found = [each for each in _false_negatives(report).values() if each["by"] is not None]
     if not found:
         return []
-    images = "test images, for this one training per model"
-    if len(report["seeds"]) > 1:
-        images = "test images in every seed, for these trainings"
+    images = f"{'groups of ' * _by_group(report['models'])}test images"
+    if len(report["seeds"]) == 1:
+        images += ", for this one training per model"
+    else:
+        images += " in every seed, for these trainings"
     words = {"seeds": "seeds", "test images": images}
     over = " or ".join(words[each] for each in words if each in {v["over"] for v in found})
     numbers = {verdict["corrected_for"] for verdict in found}
@@ -566,10 +568,18 @@ def _reference_note(report: Experiment) -> list[str]:
     instead = ""
     if report["reference"] == ORIGINAL and _false_negatives(report):
         instead = "; false negatives are compared with the original's instead"
-    return [
-        f"Without a retrained model there are no gaps and no Avg Gap{instead}. Δ, against unseen "
-        "images, stands in their place."
-    ]
+    unseen = any(
+        metric.instead and model["mean"].get(key) is not None
+        for key, metric in METRICS.items()
+        for model in report["models"].values()
+    )
+    place = (
+        "Δ, against unseen images, stands in their place."
+        if unseen
+        else "No validation or test image of these classes is unseen (those of train's groups are "
+        "not), so that nothing stands in their place."
+    )
+    return [f"Without a retrained model there are no gaps and no Avg Gap{instead}. {place}"]
 
 
 def _ranges(models: Mapping[str, Model]) -> list[str]:
@@ -642,6 +652,11 @@ def _false_negatives(report: Experiment) -> dict[str, FalseNegativesVerdict]:
     }
 
 
+def _by_group(models: Mapping[str, Model]) -> bool:
+    """Whether test images have groups, so that these and not the images are compared."""
+    return next(iter(models.values()))["per_seed"][0].get("groups") is not None
+
+
 def _findings(report: Experiment) -> list[str]:
     """A sentence per method on its false negatives."""
     return [
@@ -661,8 +676,10 @@ def _finding(name: str, model: Model, verdict: FalseNegativesVerdict) -> str:
             "negatives."
         )
     missed, digits, over = model["mean"]["false_negatives"]["missed"], 0, ""
+    by_group = " by group" * _by_group({name: model})
     detail = (
-        f"{first['newly_missed']} newly missed, {first['newly_found']} newly found; exact McNemar "
+        f"{first['newly_missed']} newly missed, {first['newly_found']} newly found; exact McNemar"
+        f"{by_group} "
     )
     if seeds > 1:
         digits, over, detail = 1, f", mean of {seeds} seeds", "the same difference in every seed; "
@@ -670,7 +687,7 @@ def _finding(name: str, model: Model, verdict: FalseNegativesVerdict) -> str:
             low, high = verdict["interval"]
             detail = f"95% t interval over seeds {low:+.1f} to {high:+.1f}; "
         if verdict["over"] == "test images":
-            detail += "by exact McNemar in every seed, "
+            detail += f"by exact McNemar{by_group} in every seed, "
     detail += f"p = {verdict['p']:.2g}"
     if verdict["p_corrected"] is not None and verdict["corrected_for"] > 1:
         detail += f", Holm-corrected {verdict['p_corrected']:.2g}"

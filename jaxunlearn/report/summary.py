@@ -58,9 +58,20 @@ def _made(name: str, values: dict[str, Any]) -> str:
     how = ", ".join(f"{field}={_text(value)}" for field, value in settings.items())
     steps = method if isinstance(method, str) else ", then ".join(method)
     by = f"made by {steps} from `{values['parent']}`"
-    if method == RETRAIN:
-        by = "trained from fresh parameters" + " without these images" * (name != ORIGINAL)
+    if name == ORIGINAL:
+        by = "trained from fresh parameters"
+    elif _is_anew(name, values):
+        by = "trained from fresh parameters without these images"
     return f"{where}: {by} with {how}; its key in the store: `{values['key']}`."
+
+
+def _is_anew(name: str, values: dict[str, Any]) -> bool:
+    """Whether a model of one seed has nothing of the original."""
+    made_by, curve = values["made_by"], values.get("watch")
+    if made_by["method"] != RETRAIN or name in REFERENCES:
+        return made_by["method"] == RETRAIN
+    # As a method it starts from the original, and keeps that where it has, or is left, no epoch.
+    return made_by["epochs"] > 0 and not (curve and curve["result"] == 0)
 
 
 def _text(value: Any) -> str:
@@ -95,10 +106,7 @@ def _unchecked(report: Experiment) -> list[str]:
         name
         for name, model in models.items()
         if name not in REFERENCES
-        and not all(
-            values.get("claims") or values["made_by"]["method"] == RETRAIN
-            for values in model["per_seed"]
-        )
+        and not all(values.get("claims") or _is_anew(name, values) for values in model["per_seed"])
     ]
     if silent:
         missing.append(
