@@ -16,7 +16,6 @@ from jaxunlearn.data.dataset import SETS
 from jaxunlearn.errors import Diverged, unknown
 from jaxunlearn.metrics import drift, results, unlearning
 from jaxunlearn.metrics.predictions import apart
-from jaxunlearn.models.model import Model
 from jaxunlearn.plan import Experiment, batch_sizes
 from jaxunlearn.prepared import Prepared
 from jaxunlearn.report import terminal
@@ -28,7 +27,7 @@ def run(
     config: ConfigDict,
     folder: str | Path,
     console: Console | None = None,
-    model: Model | None = None,
+    model: Any = None,
 ) -> results.Results:
     """Runs the config's experiment, grid or sequence, and returns what `metrics.json` holds.
 
@@ -36,7 +35,8 @@ def run(
       config: see `jaxunlearn.config.default`.
       folder: where results go; made if need be. It may hold an earlier run of the same config.
       console: where the progress, the table and the notes are printed.
-      model: in place of the one that `config.model` names.
+      model: in place of the one that `config.model` names: a `Model`, or what such a name may stand
+        for (see `jaxunlearn.models.build`).
 
     Raises:
       UserError: the config, the data or the folder is invalid; or the original, retrained or every

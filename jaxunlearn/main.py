@@ -275,7 +275,25 @@ def _users_own(path: Path, function: Callable[[], Any]) -> Any:
             if frame.filename == str(path):
                 line = frame.lineno
         where = f"{path}, line {line}" if line else path
-        fail(f"the config file fails: {where}: {kind}{one_line(error)}")
+        fail(f"the config file fails: {where}: {_no_field(error) or f'{kind}{one_line(error)}'}")
+
+
+def _no_field(error: BaseException) -> str:
+    """Which field a config has not, and those that are near; "" where that is not the error."""
+    found = re.search(r'Key "(.*?)" does not exist and cannot be added', str(error))
+    if not isinstance(error, AttributeError) or not found:
+        return ""
+    from flax.traverse_util import flatten_dict
+
+    from jaxunlearn import config
+
+    fields = flatten_dict(config.default().to_dict(), sep=".")
+    sections = {path.rpartition(".")[0] for path in fields if "." in path}
+    named = {f"config.{path}": path.rpartition(".")[2] for path in (*fields, *sections)}
+    same = [path for path, name in named.items() if name == found[1]]
+    close = near(found[1], named.values())
+    advice = f"; there is {' and '.join(same)}" if same else close
+    return f"unknown field {shown(found[1])}{advice}"
 
 
 def _find_config(given: str) -> tuple[Path, list[str]]:

@@ -24,7 +24,6 @@ from jaxunlearn.metrics.predictions import Predictions
 from jaxunlearn.metrics.unlearning import forgotten_classes
 from jaxunlearn.models import brought
 from jaxunlearn.models.architecture import Architecture, given, named
-from jaxunlearn.models.model import Model
 from jaxunlearn.trained import WATCHING, Recipe, source_of
 from jaxunlearn.training.step import Setup, num_logits
 
@@ -185,7 +184,7 @@ def _read(path: str) -> ConfigDict:
 
 
 def make(
-    config: ConfigDict, num_devices: int, bfloat16: bool = True, model: Model | None = None
+    config: ConfigDict, num_devices: int, bfloat16: bool = True, model: Any = None
 ) -> list[Experiment]:
     """The experiments that a config asks for.
 
@@ -193,7 +192,8 @@ def make(
       config: see `jaxunlearn.config.default`.
       num_devices: how many a batch is split over.
       bfloat16: False: what is to be computed in bfloat16 is computed in float32.
-      model: in place of the one that `config.model` names.
+      model: in place of the one that `config.model` names: a `Model`, or what such a name may stand
+        for (see `jaxunlearn.models.build`).
 
     Raises:
       UserError: a setting, the data or the forget request is invalid, or they do not fit together.

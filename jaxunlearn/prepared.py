@@ -4,6 +4,7 @@ import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -11,7 +12,6 @@ from rich.console import Console
 
 from jaxunlearn import config as config_lib
 from jaxunlearn import devices, files, plan, processes, tune, workdir
-from jaxunlearn.models.model import Model
 from jaxunlearn.plan import Experiment
 from jaxunlearn.store import Store
 from jaxunlearn.trained import Trainer
@@ -29,7 +29,7 @@ class Prepared:
         config: ConfigDict,
         folder: str | Path,
         console: Console | None,
-        model: Model | None = None,
+        model: Any = None,
         bfloat16: bool | None = None,
     ):
         """`bfloat16`: whether the machine of the models computes in it; None: as this one does."""

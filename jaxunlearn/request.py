@@ -31,8 +31,7 @@ from jaxunlearn.data.npz import ABOUT
 from jaxunlearn.errors import UserError, shown
 from jaxunlearn.metrics import Predictions, results
 from jaxunlearn.metrics.predictions import changed
-from jaxunlearn.models.build import as_model
-from jaxunlearn.models.model import Model, is_nnx
+from jaxunlearn.models.model import is_nnx
 from jaxunlearn.prepared import Prepared
 from jaxunlearn.report import terminal
 from jaxunlearn.store import load_tree, make_key
@@ -119,9 +118,10 @@ def unlearn(
     give the same bits.
 
     Args:
-      model: a `flax.linen.Module`, a `flax.nnx.Module` or a class of these, an Equinox module, a
-        `jaxunlearn.models.Model`, a pair (init, apply) of functions; or a name as
-        `config.model.name`.
+      model: a `flax.linen.Module`, a `flax.nnx.Module`, an Equinox module, a
+        `jaxunlearn.models.Model`, a pair (init, apply) of functions; a class of Flax's, or a
+        function that returns one of these, which is called with the data's `num_classes` and nnx's
+        `rngs` where it takes them; or a name as `config.model.name`.
       variables: the trained ones, a dict of "params" and, where there are any, other collections;
         or an nnx or Equinox module that has them; None: `model` is one. The result's are one
         then, too.
@@ -253,7 +253,7 @@ def _run(
         with files.writing(home, "the folder", "name another folder"):
             inputs.mkdir(parents=True, exist_ok=True)
             files.sweep(inputs)
-        done.enter_context(_named(inputs))
+        done.enter_context(_named(inputs, JUDGED if JUDGED in brought else "original"))
 
         config.data.name, config.data.path = "npz", _data_path(data, inputs)
         config.data.malignant = config.data.malignant or getattr(data, "malignant", ())
@@ -291,13 +291,21 @@ def _run(
 
 
 @contextlib.contextmanager
-def _named(folder: Path) -> Iterator[None]:
-    """Errors call what was given in memory by its argument, not by the file in the folder."""
-    written = re.compile(rf"{re.escape(str(folder))}/(\w+)-[0-9a-f]{{16}}\.\w+")
+def _named(folder: Path, variables: str) -> Iterator[None]:
+    """Errors call what was given in memory by its argument, not by the file in the folder.
+
+    Args:
+      folder: where it is written.
+      variables: the name of the file that has those given as `variables`.
+    """
+    file = rf"{re.escape(str(folder))}/(\w+)-[0-9a-f]{{16}}\.\w+"
+    written = re.compile(rf"(?:config\.[\w.]*path=)?{file}")
     try:
         yield
     except UserError as error:
-        text = written.sub(r"\1", str(error))
+        text = written.sub(
+            lambda found: "variables" if found[1] == variables else found[1], str(error)
+        )
         if text == str(error):
             raise
         raise type(error)(text) from error
@@ -380,10 +388,10 @@ def _home(value: Any) -> Any:
     return None
 
 
-def _model(given: Any) -> Model:
-    """The model that was given, of whatever kind."""
+def _model(given: Any) -> Any:
+    """The model that was given, as a plan takes it."""
     home = _home(given)
-    return home.from_instance(given) if home else as_model(given)
+    return home.from_instance(given) if home else given
 
 
 def _tree(variables: Any) -> Any:
@@ -391,7 +399,8 @@ def _tree(variables: Any) -> Any:
     home = _home(variables)
     if home:
         return home.variables(variables)
-    if not isinstance(variables, Mapping):
+    # An nnx.State is a mapping too, of what cannot be written.
+    if not isinstance(variables, Mapping) or type(variables).__module__.startswith("flax.nnx"):
         raise UserError(
             'variables must be a dict with "params", or an nnx or Equinox module that has them, '
             f"got {type(variables).__name__}"

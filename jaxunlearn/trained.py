@@ -339,9 +339,15 @@ class Trainer:
             )
             for which in SETS
         }
+        made_elsewhere = recipe.settings.method == "brought"
+        if made_elsewhere and all(map(_are_probabilities, logits.values())):
+            raise UserError(
+                f"{recipe.name}: the model's outputs are probabilities, none below 0 and with the "
+                "sum 1 for each image, where logits are needed; leave out its last softmax"
+            )
         if not all(np.isfinite(values).all() for values in logits.values()):
             advice = "try a lower learning rate"
-            if recipe.settings.method == "brought":
+            if made_elsewhere:
                 advice = "its variables, or config.data.mean and config.data.std, give them"
             problem = f"its logits are not finite; {advice}"
             self._fail(recipe, problem, jax.device_get(result.variables))
@@ -412,6 +418,11 @@ def _looker(recipe: Recipe, bench: Bench, images: int) -> Callable[[Variables], 
         which: Predictions(predict(variables, seen, bench, size), labels)
         for which, seen, labels in sets
     }
+
+
+def _are_probabilities(outputs: np.ndarray) -> bool:
+    """Whether outputs `[N, num_logits]` look like a softmax's; in bfloat16 these are not exact."""
+    return bool(np.all(outputs >= 0) and np.all(np.abs(np.sum(outputs, axis=1) - 1) < 0.02))
 
 
 def _plain(recipe: Recipe, claims: Any) -> dict[str, Any]:

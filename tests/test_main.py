@@ -188,6 +188,14 @@ def test_a_config_that_cannot_be_had(given, message, tmp_path, monkeypatch, caps
         ("import nosuchpackage", "No module named 'nosuchpackage'"),
         ("def get_config(:", "invalid syntax"),
         ("def get_config():\n    return 1 / 0", "division by zero"),
+        (
+            "from jaxunlearn import default\ndefault().batch_size = 3",
+            "line 2: unknown field 'batch_size'; there is config.eval.batch_size and config.train.",
+        ),
+        (
+            "from jaxunlearn import default\ndefault().forget.gruops = 3",
+            "line 2: unknown field 'gruops'; did you mean 'groups'",
+        ),
         ("def get_config():\n    pass", "returned None; end it with `return config`"),
         ("x = 1", "get_config"),
     ],

@@ -304,6 +304,55 @@ def test_an_nnx_module_with_its_parameters_comes_back_as_one(data):
             unlearn(trained, None, data, 0.25, console=quiet(), **more)
     with pytest.raises(UserError, match=r"must be a dict with .params., .* got Linear"):
         unlearn(Linear(), None, data, 0.25, console=quiet())
+    for state in (nnx.state(trained), nnx.state(trained, nnx.Param)):
+        with pytest.raises(UserError, match=r"or an nnx .* module that has them, got State"):
+            unlearn(Nnx, state, data, 0.25, console=quiet())
+
+
+class OfClasses(nnx.Module):
+    """As documented: the data say how many classes there are."""
+
+    def __init__(self, num_classes, *, rngs):
+        self.last = nnx.Linear(64, num_classes, rngs=rngs)
+
+    def __call__(self, x):
+        return self.last(x.reshape(len(x), -1))
+
+
+class LinenOfClasses(nn.Module):
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x, train):
+        return nn.Dense(self.num_classes)(x.reshape(len(x), -1))
+
+
+def nnx_of_rngs(rngs):
+    return OfClasses(2, rngs=rngs)
+
+
+@pytest.mark.parametrize(
+    "make", [OfClasses, nnx_of_rngs, lambda rngs: OfClasses(2, rngs=rngs), LinenOfClasses]
+)
+def test_what_makes_a_module_is_a_model_that_can_be_trained_anew(data, make):
+    trained = OfClasses(2, rngs=nnx.Rngs(7))
+    if make is LinenOfClasses:
+        trained = LinenOfClasses(2).init(jax.random.key(0), np.zeros((1, 8, 8, 1)), False)
+    more = {"retrain": {"epochs": 1, "batch_size": 16}}
+    done = unlearn(make, trained, data, 0.25, "finetune", console=quiet(), **more, **SETTINGS)
+    assert done.metrics["avg_gap"] >= 0
+    assert type(done.variables) is type(trained)
+
+
+def test_outputs_that_are_probabilities_are_refused(data):
+    class Softmax(nn.Module):
+        @nn.compact
+        def __call__(self, x, train):
+            return nn.softmax(nn.Dense(2)(x.reshape(len(x), -1)))
+
+    variables = Softmax().init(jax.random.key(0), np.zeros((1, 8, 8, 1)), False)
+    with pytest.raises(UserError, match=r"outputs are probabilities, .*leave out its last softmax"):
+        unlearn(Softmax(), variables, data, 0.25, "finetune", console=quiet(), **SETTINGS)
 
 
 @pytest.mark.parametrize("method", ["random_label", "salun_cra", "ssd"])
@@ -485,7 +534,10 @@ def test_wrong_input_is_one_line(data, given):
         ((Linear(1), variables, data, np.arange(4), "finetune"), "one logit for each class"),
         ((Linear(3), variables, data, np.arange(4), "finetune"), r"the model as float32\[3\]"),
         ((ViT(), variables, odd, np.arange(4), "finetune"), "fails on images of 10 x 10 x"),
-        ((module, {"params": {}}, data, np.arange(4), "finetune"), "lacks params/"),
+        (
+            (module, {"params": {"a": np.zeros(2)}}, data, np.arange(4), "finetune"),
+            r"^variables lacks params/.* in the model; it has params$",
+        ),
     ):
         with pytest.raises(UserError, match=message) as caught:
             unlearn(*args, **call)

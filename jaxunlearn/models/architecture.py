@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from jaxunlearn import closure
-from jaxunlearn.models.build import build, build_as_set
+from jaxunlearn.models.build import at_hand, build, build_as_set
 from jaxunlearn.models.dry_run import dry_run
 from jaxunlearn.models.model import Model
 from jaxunlearn.models.sources import described, sources
@@ -59,13 +59,14 @@ def named(settings: Mapping[str, Any], num_classes: int, bfloat16: bool) -> Arch
 
 
 def given(
-    model: Model, shape: tuple[int, ...], num_classes: int, wider: bool = False
+    value: Any, shape: tuple[int, ...], num_classes: int, wider: bool = False
 ) -> Architecture:
     """A model that is at hand, for images of the shape (H, W, C); known by what it computes.
 
     Raises:
-      UserError: it does not take such images.
+      UserError: it is no model (see `at_hand`), or does not take such images.
     """
+    model = at_hand(value, num_classes)
     dry_run("given", model, shape, num_classes, wider)
     return Architecture("given", model, model, {"computes": _traced(model, shape)}, ())
 

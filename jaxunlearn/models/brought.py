@@ -126,7 +126,8 @@ def _fit(tree: Mapping[str, Any], like: Variables, where: str) -> Variables:
     found, wanted = (flatten_dict(dict(each), sep="/") for each in (tree, like))
     for name, own in wanted.items():
         if name not in found:
-            raise UserError(f"{where} lacks {name}, {_shown(own)} in the model")
+            there = ", ".join(sorted({path.partition("/")[0] for path in found})[:8]) or "nothing"
+            raise UserError(f"{where} lacks {name}, {_shown(own)} in the model; it has {there}")
         if np.shape(found[name]) != own.shape:
             given = _shown(np.asarray(found[name]))
             raise UserError(f"{where} has {name} as {given}, and the model as {_shown(own)}")

@@ -95,6 +95,25 @@ def build_as_set(settings: Mapping[str, Any], num_classes: int) -> Model:
     return model
 
 
+def at_hand(value: Any, num_classes: int) -> Model:
+    """The model that a value stands for, as a name's would; of a class or function for the classes.
+
+    Raises:
+      UserError: it stands for none, or code of the user's fails.
+    """
+    if isinstance(value, Model):
+        return value
+    try:
+        if isinstance(value, nn.Module | tuple):
+            return as_model(value)
+        width, dtype = DEFAULTS["width"], DEFAULTS["dtype"]
+        return _build("given", _Target.of(value), num_classes, width, dtype, True)[0]
+    except UserError as error:
+        raise UserError(f"the model that was given: {error}") from error
+    except Exception as error:  # the user's own code
+        raise UserError(f"the model that was given cannot be built: {one_line(error)}") from error
+
+
 def _made(
     name: str, num_classes: int, width: int, dtype: str, custom_gradients: bool
 ) -> tuple[Model, set[str]]:
@@ -214,9 +233,9 @@ def as_model(made: Any) -> Model:
         made = Model(*made)
     if not isinstance(made, Model):
         raise UserError(
-            "it must be a flax.linen.Module, a flax.nnx.Module class, a jaxunlearn Model, a pair "
-            "(init, apply) of functions, or a function that returns one of these, got "
-            f"{type(made).__name__}"
+            "it must be a flax.linen.Module or its class, a flax.nnx.Module class, a jaxunlearn "
+            "Model, a pair (init, apply) of functions, or a function that returns one of these, "
+            f"got {type(made).__name__}"
         )
     for field, function in zip(made._fields, made, strict=True):
         if function is None and field == "features":
