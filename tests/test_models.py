@@ -244,7 +244,7 @@ def test_a_path_may_name_a_module_a_model_or_a_function(mynets, name, outputs):
         ("mynets:Onw", "unknown name in mynets 'Onw': did you mean 'Own'"),
         ("mynet:Own", "no module 'mynet'"),
         ("mynets:fails", "model 'mynets:fails' cannot be built: division by zero"),
-        ("mynets:nothing", "must be a flax.linen.Module, .* got NoneType"),
+        ("mynets:nothing", "must be a flax.linen.Module or .* got NoneType"),
     ],
 )
 def test_what_is_wrong_with_a_path_is_one_line(mynets, name, message):

@@ -280,3 +280,13 @@ def test_normalise_is_per_channel():
     images = np.full((1, 1, 1, 3), 255, np.uint8)
     out = training.normalise(jnp.asarray(images), (0.5, 0.0, 1.0), (0.5, 1.0, 2.0))
     assert np.asarray(out).ravel().tolist() == [1.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize("name", sorted(step.OPTIMIZERS))
+def test_a_fresh_optimizer_is_all_zeros(name):
+    """So that a state can be made without a program for each shape of a parameter."""
+    setup = toy.setup(optimizer=name)
+    variables = toy.tiny_initial()
+    made = step.start_state(variables, setup, toy.programs().mesh).opt_state
+    wanted = step.optimizer(setup).init(variables["params"])
+    assert toy.same_bits(made, wanted)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from jaxunlearn import closure
-from jaxunlearn.models.build import at_hand, build, build_as_set
+from jaxunlearn.models.build import MODELS, at_hand, build, build_as_set
 from jaxunlearn.models.dry_run import dry_run
 from jaxunlearn.models.model import Model
 from jaxunlearn.models.sources import described, sources
@@ -37,7 +37,7 @@ class Architecture(NamedTuple):
         Where `wider`, it may have more logits than there are classes.
         """
         closure.check(self.sources)
-        dry_run(self.name, self.as_set, shape, num_classes, wider)
+        dry_run(self.name, self.as_set, shape, num_classes, wider, self.name in MODELS)
 
 
 def named(settings: Mapping[str, Any], num_classes: int, bfloat16: bool) -> Architecture:

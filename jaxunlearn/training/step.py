@@ -178,7 +178,9 @@ def optimizer(setup: Setup) -> optax.GradientTransformation:
 def start_state(variables: Variables, setup: Setup, mesh: Mesh) -> TrainState:
     """A state with copies of the variables (the step donates its state) and a fresh optimizer."""
     copy = jax.tree.map(lambda leaf: np.array(leaf), variables)
-    opt_state = optimizer(setup).init(copy["params"])
+    shapes = jax.eval_shape(optimizer(setup).init, copy["params"])
+    # All zeros in `OPTIMIZERS`. Made one by one, each shape would be a program to compile.
+    opt_state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     model_state = {name: tree for name, tree in copy.items() if name != "params"}
     state = TrainState(copy["params"], model_state, opt_state, jnp.int32(0))
     return devices.replicate(state, mesh)
