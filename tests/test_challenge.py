@@ -216,6 +216,18 @@ def test_prmq_draws_its_share_anew_and_ends_with_float16():
     np.testing.assert_array_equal(final, final.astype(np.float16).astype(np.float32))
 
 
+def test_prmq_rounds_no_whole_numbers_and_leaves_nothing_infinite():
+    given = {
+        "count": np.int32([3001, 100_000]),
+        "seen": np.array([True]),
+        "var": np.float32([7e4, -7e4, 0.1]),
+    }
+    found = prmq.rounded(given)
+    assert found["count"].tolist() == [3001, 100_000] and found["seen"].tolist() == [True]
+    np.testing.assert_allclose(found["var"], [65504, -65504, 0.1], rtol=1e-3)
+    assert found["var"].dtype == np.float32 and found["var"][2] == np.float32(np.float16(0.1))
+
+
 def test_prmqs_objective_by_hand():
     z, other, weights = logits(), logits(seed=1), np.array([1, 0.5, 0.7, 0.2], np.float32)
     context = {"weights": jnp.asarray(weights), "original": None}
@@ -327,11 +339,15 @@ def test_rnis_noise_comes_before_an_epoch_on_what_it_drew():
 
 def test_fcs_uniform_gradient_is_p_less_one_over_c():
     z = logits()
-    gradient = jax.grad(fcs.uniform_objective, 1)(None, z, batch(z, LABELS), ())
     p = scipy.special.softmax(np.asarray(z, np.float64), 1)
-    np.testing.assert_allclose(gradient * 6, p - 0.25, rtol=1e-4, atol=1e-6)
+    for classes in (4, 3):  # a head may have more
+        c = jnp.float32(classes)
+        gradient = jax.grad(fcs.uniform_objective, 1)(None, z, batch(z, LABELS), c)
+        uniform = np.where(np.arange(4) < classes, 1 / classes, 0)
+        np.testing.assert_allclose(gradient * 6, p - uniform, rtol=1e-4, atol=1e-6)
     flat = jnp.zeros((6, 4))
-    assert float(fcs.uniform_objective(None, flat, batch(flat, LABELS), ())) == pytest.approx(0)
+    found = fcs.uniform_objective(None, flat, batch(flat, LABELS), jnp.float32(4))
+    assert float(found) == pytest.approx(0)
 
 
 def test_fcs_contrast_by_hand_without_the_padding():

@@ -146,11 +146,19 @@ def test_a_step_of_munba_by_hand():
 
 
 @pytest.mark.parametrize(
-    "forget, paired, rest", [(10, (10, 10), 20), (30, (30, 10), 0), (20, (20, 20), 0)]
+    "forget, size, paired, rest",
+    [
+        (10, 5, (10, 10), 20),
+        (30, 16, (30, 10), 0),
+        (20, 10, (20, 20), 0),
+        (1, 16, (1, 16), 23),  # one image bargains with a whole batch
+        (9, 8, (9, 16), 15),
+    ],
 )
-def test_munba_pairs_forget_with_retain_and_goes_on_with_the_rest(forget, paired, rest):
+def test_munba_pairs_forget_with_retain_and_goes_on_with_the_rest(forget, size, paired, rest):
     task = toy.task(forget=np.arange(forget), retain=np.arange(forget, 40))
-    made = list(METHODS["munba"].passes(task, toy.settings("munba", epochs=1)))
+    settings = toy.settings("munba", epochs=1, batch_size=size)
+    made = list(METHODS["munba"].passes(task, settings))
     assert tuple(map(len, made[0].streams)) == paired
     assert sum(len(action.indices) for action in made[1:]) == rest
     assert np.isfinite(
@@ -219,6 +227,14 @@ def test_a_cycle_of_sfron_has_as_many_steps_where_retain_is_smaller_than_a_batch
     assert [len(action.indices) for action in made] == [10, 320] * 2
     seen = np.bincount(np.concatenate([action.indices for action in made[1::2]]))[10:]
     assert seen.min() >= 21 and seen.max() <= 22  # 640 of 30 in turn
+
+
+def test_the_last_cycle_of_sfron_has_the_steps_that_are_left():
+    settings = toy.settings("sfron", epochs=1, batch_size=10, every=2)
+    made = list(METHODS["sfron"].passes(toy.task(), settings))
+    assert [len(action.indices) for action in made] == [10, 20, 10, 10]
+    settings = toy.settings("sfron", epochs=1, batch_size=10, every=50)
+    assert [len(a.indices) for a in METHODS["sfron"].passes(toy.task(), settings)] == [10, 30]
 
 
 def test_a_cycle_of_sfron_by_hand():

@@ -213,7 +213,7 @@ def test_mu_mis_loss_of_a_linear_model():
         )
 
         def loss(params, batch=batch):
-            return mu_mis.objective(params, x.reshape(3, -1) @ params, batch, ())
+            return mu_mis.objective(params, x.reshape(3, -1) @ params, batch, jnp.int32(2))
 
         value, slope = jax.value_and_grad(loss)(jnp.asarray(w))
         sizes = np.sum(w**2, 0)
@@ -239,15 +239,21 @@ def test_mu_mis_stops_where_sensitivity_has_recovered():
 # All that look at the number of outputs.
 
 
-@pytest.mark.parametrize("method", ["boundary_expand", "cfw", "fisher", "prmq"])
+@pytest.mark.parametrize(
+    "method", ["bad_teacher", "boundary_expand", "cfw", "fcs", "fisher", "lotus", "mu_mis", "prmq"]
+)
 def test_a_model_may_have_more_outputs_than_there_are_classes(method):
     wide = shipped(toy.Tiny, num_classes=5)
     start = jax.device_get(jax.jit(wide.init)(jax.random.key(0), np.zeros((1, 8, 8, 1))))
     task = toy.task_for(method, the_setup=toy.setup(model=wide), original=start)
-    assert task.num_logits == 5
+    assert task.num_logits == 5 and task.num_classes == 3
+    kernel = start["params"]["Dense_0"]["kernel"]
     result = jax.device_get(toy.unlearn(method, task).variables)
     assert jax.tree.structure(result) == jax.tree.structure(start)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result))
+    if method == "mu_mis":  # of one more logit nothing is looked at
+        assert not np.array_equal(result["params"]["Dense_0"]["kernel"][:, :3], kernel[:, :3])
+        assert np.array_equal(result["params"]["Dense_0"]["kernel"][:, 3:], kernel[:, 3:])
     if method == "boundary_expand":
         made = [each for each in METHODS[method].passes(task, toy.settings(method))]
         assert set(made[1].labels) == {5}

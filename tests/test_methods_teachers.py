@@ -34,7 +34,7 @@ def batch(forgotten=(1, 1, 0, 0, 0), labels=(0, 1, 2, 0, 1), classes=3, key=None
 def test_the_bad_teachers_gradient_in_logits():
     """(p_T − t)/T over the batch, t the uniform answer on forget and the original's on retain."""
     student, good = logits(2)
-    context = {"good": good, "temperature": jnp.float32(2)}
+    context = {"good": good, "temperature": jnp.float32(2), "classes": jnp.int32(3)}
     gradient = jax.grad(lambda z: bad_teacher.from_uniform(None, z, batch(), context))(
         jnp.asarray(student)
     )
@@ -43,11 +43,23 @@ def test_the_bad_teachers_gradient_in_logits():
     np.testing.assert_allclose(gradient, by_hand, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["uniform", "random"])
+def test_a_bad_teacher_answers_with_classes_of_the_data(kind):
+    student, good, bad = logits(3)
+    context = {"good": good, "bad": bad, "temperature": jnp.float32(2), "classes": jnp.int32(2)}
+    objective = bad_teacher.from_uniform if kind == "uniform" else bad_teacher.from_random
+    gradient = jax.grad(lambda z: objective(None, z, batch(), context))(jnp.asarray(student))
+    t = np.full((5, 2), 0.5) if kind == "uniform" else toy.softmax(bad[:, :2] / 2)
+    t = np.pad(t, ((0, 0), (0, 1)))
+    by_hand = (toy.softmax(student / 2) - t)[:2] / 2 / 5
+    np.testing.assert_allclose(gradient[:2], by_hand, rtol=1e-4, atol=1e-6)
+
+
 def test_the_original_under_its_own_teaching_has_no_gradient():
     """Where nothing is forgotten, and where the bad teacher is the original itself."""
     good, bad = logits(2)
     for forgotten, wrong in (((0,) * 5, bad), ((1, 1, 0, 0, 0), good)):
-        context = {"good": good, "bad": wrong, "temperature": jnp.float32(1)}
+        context = {"good": good, "bad": wrong, "temperature": jnp.float32(1), "classes": 3}
 
         def loss(z, forgotten=forgotten, context=context):
             return bad_teacher.from_random(None, z, batch(forgotten), context)
@@ -116,6 +128,18 @@ def test_lotus_targets_at_their_limits():
         np.testing.assert_allclose(found, expected, atol=1e-4)
     mixed = lotus.targets(teacher, zeros, jnp.array([1, 0, 0, 0, 0], bool), jnp.float32(1))
     np.testing.assert_allclose(mixed[1:], hard[1:])
+
+
+@pytest.mark.parametrize("tau", [1e-6, 1.0, 1e26])
+def test_lotus_targets_are_classes_of_the_data(tau):
+    student, teacher = logits(2)
+    teacher[:, 2] += 9
+    context = {"original": teacher, "tau": jnp.float32(tau), "classes": jnp.int32(2)}
+    data = batch(key=jax.random.key(0))
+    gradient = jax.grad(lambda z: lotus.objective(None, z, data, context))(jnp.asarray(student))
+    # p − t: nothing is taught to the third
+    np.testing.assert_allclose(gradient[:, 2] * 5, toy.softmax(student)[:, 2], rtol=1e-4)
+    assert np.isfinite(gradient).all()
 
 
 def test_hard_targets_are_samples_of_the_originals_answer():

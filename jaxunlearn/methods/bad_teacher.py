@@ -44,6 +44,11 @@ RULES = {
 check = mixing.refused("bad_teacher has another teacher for each example")
 
 
+def among(logits: jax.Array, classes: Any) -> jax.Array:
+    """Logits `[B, C]` of the first classes; a head may have more, that nothing is to be taught."""
+    return jnp.where(jnp.arange(logits.shape[-1])[None] < classes, logits, -1e9)
+
+
 def distil(logits: jax.Array, good: jax.Array, bad: jax.Array, batch: Batch, t: Any) -> jax.Array:
     """KL(softmax(teacher/T) ‖ softmax(f/T)), the bad teacher's on forget; logits `[B, C]` each."""
     teacher = jnp.where(batch.examples["forgotten"][:, None], bad, good)
@@ -54,13 +59,14 @@ def distil(logits: jax.Array, good: jax.Array, bad: jax.Array, batch: Batch, t: 
 def from_random(params: Any, logits: jax.Array, batch: Batch, context: Any) -> jax.Array:
     """Of a random network's answers."""
     good, bad = batch.logits_of(context["good"]), batch.logits_of(context["bad"])
-    return distil(logits, good, bad, batch, context["temperature"])
+    return distil(logits, good, among(bad, context["classes"]), batch, context["temperature"])
 
 
 def from_uniform(params: Any, logits: jax.Array, batch: Batch, context: Any) -> jax.Array:
     """Of equal probabilities."""
     good = batch.logits_of(context["good"])
-    return distil(logits, good, jnp.zeros_like(good), batch, context["temperature"])
+    equal = among(jnp.zeros_like(good), context["classes"])
+    return distil(logits, good, equal, batch, context["temperature"])
 
 
 def part_of_retain(task: Task, share: float) -> np.ndarray:
@@ -72,7 +78,11 @@ def part_of_retain(task: Task, share: float) -> np.ndarray:
 def passes(task: Task, config: Any) -> Iterator[Pass]:
     """Distillation from two teachers, in one stream of forget and a share of retain."""
     uniform = config.teacher == "uniform"
-    context = {"good": task.original, "temperature": np.float32(config.temperature)}
+    context = {
+        "good": task.original,
+        "temperature": np.float32(config.temperature),
+        "classes": np.int32(task.num_classes),
+    }
     if not uniform:
         context["bad"] = task.fresh()
     context = jax.device_put(context)

@@ -50,7 +50,7 @@ def targets(teacher: jax.Array, noise: jax.Array, forgotten: jax.Array, tau: Any
 
     Args:
       teacher: the original's logits.
-      noise: of the standard Gumbel distribution.
+      noise: of the standard Gumbel distribution; −inf for logits of no class.
       forgotten: which rows are of forget, bool `[B]`.
       tau: their temperature.
     """
@@ -62,7 +62,8 @@ def targets(teacher: jax.Array, noise: jax.Array, forgotten: jax.Array, tau: Any
 def objective(params: Any, logits: jax.Array, batch: Batch, context: Any) -> jax.Array:
     """Cross-entropy to the noisy answers of the original."""
     teacher = batch.logits_of(context["original"])
-    noise = jax.random.gumbel(batch.key, teacher.shape)
+    of_class = jnp.arange(teacher.shape[-1])[None] < context["classes"]  # a head may have more
+    noise = jnp.where(of_class, jax.random.gumbel(batch.key, teacher.shape), -jnp.inf)
     drawn = targets(teacher, noise, batch.examples["forgotten"], context["tau"])
     return batch.mean(optax.softmax_cross_entropy(logits, drawn))
 
@@ -91,7 +92,7 @@ def passes(task: Task, config: Any) -> Generator[Action, float, None]:
         if above <= -config.stop:
             return
         # τ = exp(α · (Acc(D_f) − Acc(D_v)))
-        tau = np.maximum(np.exp(np.float32(config.alpha * above)), np.float32(1e-6))
+        tau = np.clip(np.exp(np.float32(min(config.alpha * above, 60))), 1e-6, None)
         yield Pass(
             objective,
             stream,
@@ -99,5 +100,5 @@ def passes(task: Task, config: Any) -> Generator[Action, float, None]:
             config.lr,
             config.epochs,
             examples={"forgotten": task.forgotten},
-            context={"original": original, "tau": tau},
+            context={"original": original, "tau": tau, "classes": np.int32(task.num_classes)},
         )

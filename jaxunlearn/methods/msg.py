@@ -5,9 +5,10 @@ Second of the NeurIPS 2023 machine unlearning challenge
 https://arxiv.org/abs/2410.01276, among the steadiest of 18 methods. As in
 https://github.com/xcadet/deepunlearn: of the sum of batches' gradients of cross-entropy on n_f
 retained examples less that on the forget set, the share `reset` of each convolution's weights with
-the smallest absolute value is drawn anew, He-normal over the fan-out; then the retain set is
-fine-tuned on, with a tenth of the gradient for the convolutions' other weights. The gradients are
-taken in evaluation mode. The defaults are the challenge's, for a large network on images of faces.
+the smallest absolute value is drawn anew, He-normal over the fan-out (biases stay; the published
+code draws them anew, and its networks' convolutions have none); then the retain set is fine-tuned
+on, with a tenth of the gradient for the convolutions' other weights. The gradients are taken in
+evaluation mode. The defaults are the challenge's, for a large network on images of faces.
 """
 
 from collections.abc import Iterator

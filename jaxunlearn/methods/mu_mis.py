@@ -39,7 +39,7 @@ RULES = {"delta": rules.at_least(0)}
 check = mixing.refused("mu_mis looks at each example's true class")
 
 
-def another(key: jax.Array, label: jax.Array, classes: int) -> jax.Array:
+def another(key: jax.Array, label: jax.Array, classes: Any) -> jax.Array:
     """A class other than each label int `[B]`, uniformly."""
     shift = jax.random.randint(key, label.shape, 1, classes)
     return (label + shift) % classes
@@ -55,9 +55,9 @@ def sensitivity(logits_of: Any, images: jax.Array, label: jax.Array) -> jax.Arra
 
 
 def objective(params: Any, logits: jax.Array, batch: Batch, context: Any) -> jax.Array:
-    """Mean of ‖∇_x f_c‖² − ‖∇_x f_c'‖²."""
+    """Mean of ‖∇_x f_c‖² − ‖∇_x f_c'‖²; the context is how many classes c' is drawn from."""
     label = jnp.argmax(batch.targets, -1)
-    other = another(batch.key, label, logits.shape[-1])
+    other = another(batch.key, label, context)
 
     def logits_of(images):
         return batch.forward(params, images)
@@ -70,7 +70,7 @@ def objective(params: Any, logits: jax.Array, batch: Batch, context: Any) -> jax
 def of_others(variables: Variables, batch: Batch, context: Any) -> jax.Array:
     """‖∇_x f_c'‖ of each image, `[B]`."""
     label = jnp.argmax(batch.targets, -1)
-    other = another(batch.key, label, batch.targets.shape[-1])
+    other = another(batch.key, label, context)
 
     def logits_of(images):
         return batch.logits_of(variables, images)
@@ -85,9 +85,12 @@ def has_recovered(series: list[float], delta: float) -> bool:
 
 def passes(task: Task, config: Any) -> Generator[Action, float, None]:
     """Descent on forget alone, until the other classes' sensitivity has recovered."""
+    classes = np.int32(task.num_classes)  # a head may have more
 
     def measure(variables: Variables) -> float:
-        rows = task.sweep(of_others, task.forget, variables=variables, reduce="stack")
+        rows = task.sweep(
+            of_others, task.forget, variables=variables, reduce="stack", context=classes
+        )
         return float(np.mean(rows))
 
     if not config.epochs:
@@ -101,6 +104,7 @@ def passes(task: Task, config: Any) -> Generator[Action, float, None]:
             config.lr,
             config.epochs,
             train=not config.frozen_statistics,
+            context=classes,
         )
         series.append((yield Ask(measure)))
         if has_recovered(series, config.delta):

@@ -6,9 +6,9 @@ examples has a closed form: α_r = 1/(‖g_r‖·√(1 + c)), α_f = 1/(‖g_f�
 the step is the bisector of the two directions, of norm √2, which the published code clips to 1:
 the size of either loss does not matter. Theirs is 0/0 where c = 0, and falls back to a plain sum.
 
-Batches are paired until forget is used up; the rest of retain is plain cross-entropy, in full-size
-steps through the same momentum. Labels are drawn anew in every epoch. No setting is published for
-classification; the defaults are SalUn's.
+Batches are paired until forget is used up, each of forget's with a full one of retain; the rest of
+retain is plain cross-entropy, in full-size steps through the same momentum. Labels are drawn anew
+in every epoch. No setting is published for classification; the defaults are SalUn's.
 """
 
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ from jaxunlearn.training.links import clip_norm
 from jaxunlearn.training.passes import Batch, Pass, cross_entropy
 
 NEEDS = ("forget", "retain", "labels")
-COST = "E · (1 + 2 · f / 3): the batches of a pair are looked at twice"
+COST = "E · (1 + 2 · f / 3), f in whole batches: those of a pair are looked at twice"
 DEFAULTS = {"epochs": 10, "lr": 0.01, "clip": 1.0}
 RULES = {"clip": rules.above(0)}
 TINY = 1e-12
@@ -72,7 +72,9 @@ def objective(params: Any, logits: jax.Array, batch: Batch, context: Any) -> jax
 
 def passes(task: Task, config: Any) -> Iterator[Pass]:
     """Of every epoch the paired part, then the rest of retain."""
-    paired = min(len(task.forget), len(task.retain))
+    # Whole batches: the gradient of a few retained images, scaled to norm 1, would be noise.
+    pairs = -(-len(task.forget) // config.batch_size)
+    paired = min(pairs * config.batch_size, len(task.retain))
     total = config.epochs * (1 + (paired < len(task.retain)))
     for epoch in range(config.epochs):
         shuffled = stage_rng("munba", task.seed, epoch).permutation(task.retain)

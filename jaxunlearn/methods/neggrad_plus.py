@@ -1,9 +1,10 @@
 """NegGrad+: descend on the retain set and ascend on the forget set in the same step.
 
-Kurmanji et al. 2023, https://arxiv.org/abs/2302.09880, as in
-https://github.com/meghdadk/SCRUB. Their two batches pass through the model one after the other, and
-so do these, so each has batch statistics of its own. The defaults are theirs for small data
-sets; for CIFAR-10 with a ResNet they use α 0.9999 and 5 epochs.
+Kurmanji et al. 2023, https://arxiv.org/abs/2302.09880, as in https://github.com/meghdadk/SCRUB.
+Their two batches pass through the model one after the other, and so do these, so each has batch
+statistics of its own. Rate and α are theirs for small data sets, where they run in evaluation mode,
+with 0.05 · ‖θ − θ_o‖² besides, which holds the ascent to the original's neighbourhood and is not
+here; for CIFAR-10 with a ResNet they use α 0.9999 and 5 epochs, in training mode and without it.
 """
 
 from collections.abc import Iterator

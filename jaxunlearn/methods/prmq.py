@@ -47,8 +47,15 @@ def objective(params: Any, logits: jax.Array, batch: Batch, context: Any) -> jax
 
 
 def rounded(variables: Variables) -> Variables:
-    """Variables as float16 holds them."""
-    return jax.tree.map(lambda leaf: leaf.astype(np.float16).astype(leaf.dtype), variables)
+    """Variables as float16 holds them, those beyond its range at its ends; whole numbers stay."""
+    most = np.finfo(np.float16).max
+
+    def of(leaf: Any) -> Any:
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return leaf
+        return leaf.clip(-most, most).astype(np.float16).astype(leaf.dtype)
+
+    return jax.tree.map(of, variables)
 
 
 def pruned(task: Task, share: float) -> Any:

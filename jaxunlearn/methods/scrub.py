@@ -1,10 +1,11 @@
 """SCRUB: move away from the original on the forget set, stay close to it on the retain set.
 
-Kurmanji et al. 2023, https://arxiv.org/abs/2302.09880, as in https://github.com/meghdadk/SCRUB:
-the forget pass comes first in each of the first `max_epochs` epochs, then the retain pass; one
+Kurmanji et al. 2023, https://arxiv.org/abs/2302.09880, as in https://github.com/meghdadk/SCRUB: the
+forget pass comes first in each of the first `max_epochs` epochs, then the retain pass; one
 optimizer serves both, and its state carries over. The defaults are theirs for small data sets (Adam
-and weight decay 0.1); for CIFAR-10 with a ResNet they use SGD 5e-4, temperature 4, γ 0.99, α 0.001,
-and 2 of 3 epochs.
+and weight decay 0.1), but for the batches, of which theirs have 32 retained or 64 forgotten images,
+so that they take more steps at the same rate; for CIFAR-10 with a ResNet they use SGD 5e-4,
+temperature 4, γ 0.99, α 0.001, and 2 of 3 epochs.
 
 At the original the forgetting loss has no gradient: only batch statistics, augmentation and weight
 decay set the first pass moving.

@@ -80,7 +80,7 @@ def rounds(task: Task, name: str, indices: np.ndarray, size: int, count: int) ->
 
 
 def passes(task: Task, config: Any) -> Iterator[Pass]:
-    """A batch of forget, then `every` batches of retain, and so on."""
+    """A batch of forget, then `every` batches of retain, and so on; in the end fewer of these."""
     size = config.batch_size
     steps = config.epochs * -(-len(task.retain) // size)
     if not steps:
@@ -89,7 +89,8 @@ def passes(task: Task, config: Any) -> Iterator[Pass]:
     mask = jax.device_put(salient(task, config.threshold))
     links = (keep(mask, gradient=True), clip_norm(config.clip))
     forget = rounds(task, "sfron forget", task.forget, min(size, len(task.forget)), count)
-    retain = rounds(task, "sfron retain", task.retain, size * config.every, count)
+    (retain,) = rounds(task, "sfron retain", task.retain, size * steps, 1)
+    cycles = np.split(retain, np.arange(1, count) * size * config.every)
     for cycle in range(count):
         # a_t = A · (1 + cos(π · t/N))/2, and the rate alike
         fall = 0.5 * (1 + math.cos(math.pi * cycle / count))
@@ -99,4 +100,4 @@ def passes(task: Task, config: Any) -> Iterator[Pass]:
         }
         lr, labels = config.lr * fall, task.labels
         yield Pass(objective, forget[cycle], labels, lr, 2 * count, before=links, context=context)
-        yield Pass(cross_entropy, retain[cycle], labels, lr, 2 * count)
+        yield Pass(cross_entropy, cycles[cycle], labels, lr, 2 * count)

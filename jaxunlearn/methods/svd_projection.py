@@ -10,7 +10,7 @@ M_r of the retained images and M_f of the forgotten ones, W with inputs as its r
 convolutions in groups and layers within loops stay. Here the squares come from sums over all
 positions of the images; the published code takes up to 10,000 of them. The defaults are those that
 https://arxiv.org/abs/2604.08271 has for a ResNet-18 and one class of CIFAR-10, whose script has 100
-and 3; pairs of 10 to 1000 and 3 to 30 are worth a try.
+and 3, and whose code projects the head alone; pairs of 10 to 1000 and 3 to 30 are worth a try.
 
 Most of the change is in the head: a new one on the features below finds the class again.
 """

@@ -2,11 +2,12 @@
 
 Tarun et al. 2023, https://arxiv.org/abs/2111.08947, as in
 https://github.com/vikram2000b/Fast-Machine-Unlearning. Images of noise z are learned, in place of
-the forgotten class's own, which are never looked at: Adam for `noise_steps` on
-−CE(f_o(z), c) + 0.1 · mean‖z‖², with the original in evaluation mode. Then an epoch of
-cross-entropy on copies of the noise and a part of retain (impair), and one on that part alone
-(repair), each with a fresh Adam. With several forgotten classes each has noise of its own; the
-published notebook labels all noise 0.
+the forgotten class's own, which are never looked at: Adam for `noise_steps` on −CE(f_o(z), c) + 0.1
+· mean‖z‖², with the original in evaluation mode. Then an epoch of cross-entropy on copies of the
+noise and a part of retain (impair), and one on that part alone (repair), each with a fresh Adam.
+With several forgotten classes each has noise of its own; the published notebook labels all noise 0,
+learns it in training mode, and copies of its 256 images the first three alone (it counts channels
+for images).
 
 A rate of 0.02 under Adam wrecks a trained ResNet: what is measured is the repair. Only whole
 classes can be forgotten.
