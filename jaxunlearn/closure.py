@@ -10,6 +10,8 @@ import ast
 import functools
 import hashlib
 import importlib.util
+import itertools
+import os
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
@@ -21,6 +23,7 @@ from jaxunlearn.errors import UserError
 LIBRARY = "jaxunlearn"
 INSTALLED = ("site-packages", "dist-packages")
 STANDARD = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib"))
+CHANGED = "{} has changed since it was imported: restart Python to use it"
 # By name: what the module was imported as, and its source then. What runs in this process is that
 # source, whatever its file holds since.
 _read: dict[str, tuple[Any, bytes]] = {}
@@ -77,7 +80,10 @@ def _walk(name: str, path: Path, source: bytes) -> Iterator[str]:
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if _follows(name, alias.name))
+            for alias in node.names:
+                if _follows(name, alias.name):
+                    # `import a.b` runs a and gives it.
+                    yield from itertools.accumulate(alias.name.split("."), "{}.{}".format)
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
@@ -121,8 +127,26 @@ def _source(name: str, path: Path) -> bytes:
         return path.read_bytes()
     imported = module.__spec__ or module  # reloading makes another spec
     if name not in _read or _read[name][0] is not imported:
+        if _has_changed(module, path):
+            raise UserError(CHANGED.format(path))
         _read[name] = imported, path.read_bytes()
     return _read[name][1]
+
+
+def _has_changed(module: Any, path: Path) -> bool:
+    """Whether a file is not the one that was imported, as far as its bytecode tells.
+
+    That has the time and the size of its source, unless it could not be written.
+    """
+    cached = getattr(module.__spec__, "cached", None)
+    if not cached or sys.dont_write_bytecode or not os.access(cached, os.W_OK):
+        return False
+    try:
+        header, now = Path(cached).read_bytes()[:16], path.stat()
+    except OSError:
+        return False
+    flags, time, size = (int.from_bytes(header[i : i + 4], "little") for i in (4, 8, 12))
+    return flags == 0 and (time, size) != (int(now.st_mtime) % 2**32, now.st_size % 2**32)
 
 
 def _told(roots: Iterable[str]) -> dict[str, Path]:
@@ -147,7 +171,7 @@ def check(roots: Iterable[str]) -> None:
     """
     for name, path in _told(roots).items():
         if _source(name, path) != path.read_bytes():
-            raise UserError(f"{path} has changed since it was imported: restart Python to use it")
+            raise UserError(CHANGED.format(path))
 
 
 def fingerprint(roots: Iterable[str]) -> str:

@@ -39,12 +39,16 @@ def kept(folder: Path | None = None) -> Iterator[None]:
     """What is compiled in the context is kept in the folder, and read from there.
 
     Does nothing where the user has set JAX's own `jax_compilation_cache_dir`, where several
-    processes compute a run, and where the folder cannot be written.
+    processes compute a run, and where the folder cannot be written or there is no home folder.
     """
     import jax
     from jax.experimental.compilation_cache import compilation_cache
 
-    folder = folder or default_folder()
+    with contextlib.suppress(RuntimeError):  # there is no home folder
+        folder = folder or default_folder()
+    if folder is None:
+        yield
+        return
     settings = {
         "jax_compilation_cache_dir": str(folder),
         "jax_compilation_cache_max_size": LARGEST,

@@ -63,9 +63,8 @@ def local(path: str | os.PathLike, what: str) -> Path:
 def temporary(path: Path, suffix: str = "") -> Path:
     """A name beside `path` to write it under, for `sweep` to know."""
     # As long as any name that a file system takes, whatever the path's own.
-    return path.with_name(
-        f".{path.name[:100]}.tmp-{host()}-{os.getpid()}-{uuid.uuid4().hex}{suffix}"
-    )
+    name = path.name.encode(errors="surrogateescape")[:100].decode(errors="ignore")
+    return path.with_name(f".{name}.tmp-{host()}-{os.getpid()}-{uuid.uuid4().hex}{suffix}")
 
 
 def host() -> str:

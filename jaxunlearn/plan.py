@@ -217,7 +217,7 @@ def make(
             architecture = named(cell.config.model.to_dict(), classes, bfloat16)
         else:
             architecture = given(model, shape, classes, wider)
-        architecture.check(shape, classes, wider)
+        architecture = architecture.check(shape, classes, wider)
         check_fit(cell.config, dataset, num_devices)
         earlier = experiments[-1] if config.requests and experiments else None
         gone = earlier.split.forget if earlier else np.array([], np.int64)

@@ -90,7 +90,8 @@ def rehearse(config: ConfigDict, folder: str | Path, console: Console | None = N
     ready.console.print(table)
     device = devices.describe(ready.programs.mesh)["device"]
     ready.say(
-        f"In all about {estimate.duration(total)} on {device}, as busy as it is just now. "
+        f"In all about {estimate.duration(total)} on {device}, as busy as it is just now"
+        f"{', without the looks of config.watch' * bool(ready.config.watch.every)}. "
         "Nothing was trained or written."
     )
 

@@ -8,6 +8,7 @@ never used. Of several runs that need the same model one trains it, and the othe
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -90,18 +91,32 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         return dict(archive)
 
 
+# Why an entry cannot be read where it is not what was put; None: an error of our own.
+DAMAGE = (None, errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+
+
 def is_intact(path: Path, key: str) -> bool:
     """Whether a folder is the entry of that key, complete and unchanged.
 
     It holds regular files alone, whose hashes are those in `meta.json`; and that is of this key,
     with its own hash.
+
+    Raises:
+      UserError: it cannot be read.
     """
     try:
         hashes = _hashes(path)
         meta = read_meta(path)
         digest = meta.pop("sha256")
         return meta["key"] == key and digest == _digest(meta) and meta["files"] == hashes
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except OSError as error:
+        if error.errno in DAMAGE:
+            return False
+        # Another user's, a file system that has gone, no more files: it may be as it was.
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}): make it readable, or give another store"
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False
 
 

@@ -31,7 +31,10 @@ from jaxunlearn.training.step import Bench, Setup, fresh
 from jaxunlearn.training.sweep import predict
 
 # What makes a model whatever its architecture and method; all that these import counts too.
-MAKING = ("jaxunlearn.training.loop", "jaxunlearn.training.sweep", "jaxunlearn.augment.build")
+MAKING = (
+    *("jaxunlearn.training.loop", "jaxunlearn.training.sweep", "jaxunlearn.training.links"),
+    "jaxunlearn.augment.build",
+)
 
 WHY = "why.json"  # beside the parameters that are left of a run that diverged
 WATCHING = ("jaxunlearn.watch",)  # and what makes one that is watched
@@ -230,15 +233,18 @@ class Trainer:
         with contextlib.ExitStack() as lock:
 
             def is_there() -> bool:
-                nonlocal alive
-                if self.store.get(recipe.key) is not None:
-                    return True
-                alive = lock.enter_context(self.store.making(recipe.key, label))
-                # Another run may have made it meanwhile.
                 return self.store.get(recipe.key) is not None
 
+            def is_made_meanwhile() -> bool:
+                nonlocal alive
+                alive = lock.enter_context(self.store.making(recipe.key, label))
+                return is_there()  # by another run
+
             if not processes.from_first(is_there):
-                return self._make(recipe, alive)
+                if recipe.parent is not None:  # first, as a lock shows that there is progress
+                    self.obtain(recipe.parent)
+                if not processes.from_first(is_made_meanwhile):
+                    return self._make(recipe, alive)
         if processes.is_first():  # points are left where a run was killed at the very end
             self._checkpoints(recipe).clear()
         self.console.print(f"{label}: in the store", highlight=False, markup=False)

@@ -43,7 +43,22 @@ def claim(workdir: Path, config: ConfigDict) -> None:
         (workdir / "metrics.json").unlink(missing_ok=True)
         for folder in ("", "models", "predictions", "changed", "diverged"):
             files.sweep(workdir / folder)
-        write_text(workdir / "config.json", json.dumps(config.to_dict(), indent=1))
+        _write_config(workdir, config)
+
+
+def _write_config(workdir: Path, config: ConfigDict) -> None:
+    """Writes `config.json`, but over no other config's that a run has put there meanwhile."""
+    kept, text = workdir / "config.json", json.dumps(config.to_dict(), indent=1)
+    if not os.path.lexists(kept):
+        new = files.temporary(kept)
+        try:
+            new.write_text(text, encoding="utf-8")
+            with contextlib.suppress(OSError):  # FileExistsError, or a file system without links
+                os.link(new, kept)
+        finally:
+            files.discard(new)
+        check(workdir, config)
+    write_text(kept, text)
 
 
 def check(workdir: Path, config: ConfigDict) -> None:

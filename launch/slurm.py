@@ -72,7 +72,9 @@ def options(given: list[str]) -> dict[str, str | int]:
         if name.replace("-", "_") in MINUTES and not value.isdecimal():
             raise UserError(f"--slurm={name} must be whole minutes, got {value!r}")
     return {
-        f"slurm_{name.replace('-', '_')}": int(value) if value.isdecimal() else value
+        f"slurm_{name.replace('-', '_')}": value
+        if not value.isdecimal() or value != str(int(value))  # an account may be 00123
+        else int(value)
         for name, _, value in pairs
     }
 

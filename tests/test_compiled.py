@@ -108,6 +108,16 @@ def test_jaxs_settings_are_as_before_and_a_users_own_folder_stays(tmp_path, monk
     assert np.isfinite(jnp.ones(3).sum())
 
 
+def test_without_a_home_folder_nothing_is_kept(monkeypatch):
+    def no_home(self):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(compiled.Path, "expanduser", no_home)
+    with compiled.kept():
+        assert not jax.config.jax_compilation_cache_dir
+
+
 def test_the_folder_is_of_this_processor(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))

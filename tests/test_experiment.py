@@ -1,3 +1,4 @@
+import contextlib
 import csv
 import importlib
 import io
@@ -499,6 +500,24 @@ def test_a_training_set_of_a_few_images_settles_nothing(tmp_path):
     shown = " ".join(text.split())
     assert "too few to decide by (2 images to retain, 2 seeds)" in shown
     assert "The 2 images to retain fit in one batch of 16" in shown
+
+
+def test_a_lock_is_not_held_while_another_model_is_made(config, tmp_path, monkeypatch):
+    """Others would be told for as long that its run makes no progress."""
+    making, held = store.Store.making, []
+
+    @contextlib.contextmanager
+    def watched(self, key, label):
+        held.append(label)
+        assert len(held) == 1
+        with making(self, key, label) as alive:
+            yield alive
+        held.remove(label)
+
+    monkeypatch.setattr(store.Store, "making", watched)
+    config.methods = config_lib.methods(finetune=FAST)
+    experiment.make_models(config, tmp_path / "run", "", 0, ("finetune",), Console(quiet=True))
+    assert held == []
 
 
 @pytest.mark.parametrize(

@@ -116,8 +116,9 @@ def test_what_a_job_asks_for_follows_from_its_arithmetic_and_bytes():
 
 
 def test_options_of_sbatch_are_pairs():
-    given = ["partition=gpu", "mail-type=END", "comment=a=b", "time=600"]
+    given = ["partition=gpu", "mail-type=END", "comment=a=b", "time=600", "account=00123"]
     assert slurm.options(given) == {
+        "slurm_account": "00123",
         "slurm_partition": "gpu",
         "slurm_mail_type": "END",
         "slurm_comment": "a=b",

@@ -21,6 +21,7 @@ from rich.console import Console
 
 from jaxunlearn import closure, experiment, models
 from jaxunlearn.errors import UserError
+from jaxunlearn.models.architecture import given, named
 from jaxunlearn.models.build import build_as_set
 from jaxunlearn.models.dry_run import dry_run
 from jaxunlearn.models.sources import described, sources
@@ -766,6 +767,64 @@ def test_a_reloaded_module_is_the_new_one(write, tmp_path):
     assert closure.fingerprint(sources(f"{name}:Net")) != before
 
 
+@pytest.mark.parametrize("bytecode", [True, False])
+def test_an_edit_between_the_import_and_the_first_look_is_refused(
+    write, tmp_path, monkeypatch, bytecode
+):
+    monkeypatch.setattr(sys, "dont_write_bytecode", not bytecode)
+    name = write(PLAIN)
+    importlib.import_module(name)
+    if not bytecode:  # there is nothing to tell it by
+        (tmp_path / f"{name}.py").write_text(HEADER + PLAIN + "# edited")
+        return closure.check(sources(f"{name}:Net"))
+    closure.fingerprint([name])
+    monkeypatch.setattr(closure, "_read", {})
+    (tmp_path / f"{name}.py").write_text(HEADER + PLAIN + "# edited")
+    with pytest.raises(UserError, match=rf"{name}\.py has changed since it was imported: restart"):
+        closure.check(sources(f"{name}:Net"))
+
+
+def test_what_a_module_reads_from_files_is_a_part_of_its_key(write, tmp_path, monkeypatch):
+    header = f"import numpy as np\nSCALE = np.load({str(tmp_path / 'scale.npy')!r})\n"
+    text = PLAIN.replace("nn.Dense(", "SCALE[0] * nn.Dense(", 1)
+    name, told = write(text, header=HEADER + header), []
+    for scale in (1.0, 1.0, 2.0):
+        np.save(tmp_path / "scale.npy", np.float32([scale]))
+        monkeypatch.delitem(sys.modules, name, raising=False)  # as in another process
+        made = named(settings(f"{name}:Net"), CLASSES, True).check(SHAPE, CLASSES)
+        told.append(made.fields["computes"])
+    assert told[0] == told[1] != told[2]
+    shipped = named(settings("cnn", width=8), CLASSES, True)
+    assert shipped.check((28, 28, 1), CLASSES) is shipped
+
+
+SCALE = 1.0
+
+
+def test_a_model_at_hand_computes_what_it_does_now(monkeypatch):
+    """As in a notebook, where a constant is edited and the cell run again."""
+
+    def init(key, images):
+        return {"params": {"w": jnp.ones((images.shape[-1], CLASSES))}}
+
+    def apply(variables, images, train, key):
+        return SCALE * (images.mean((1, 2)) @ variables["params"]["w"]), {}
+
+    made, logits = [], []
+    images = jnp.ones((2, *SHAPE))
+    for scale in (1.0, 3.0, 1.0):
+        monkeypatch.setitem(globals(), "SCALE", scale)
+        one = given((init, apply), SHAPE, CLASSES)
+        made.append(one)
+        run = jax.jit(one.model.apply, static_argnums=2)  # a trace is kept by the function
+        logits.append(run(one.model.init(None, images), images, False, None)[0][0, 0])
+    assert [float(each) for each in logits] == pytest.approx(
+        [float(SHAPE[-1]) * s for s in (1, 3, 1)]
+    )
+    assert made[0].fields == made[2].fields != made[1].fields
+    assert made[0].model is made[2].model is not made[1].model
+
+
 def test_other_fields_of_a_tables_entry_make_another_key(write, monkeypatch):
     module = importlib.import_module(write(PLAIN))
     entries = [module.Net(3), module.Net(4), models.from_flax(module.Net(3))]
@@ -778,6 +837,15 @@ def test_other_fields_of_a_tables_entry_make_another_key(write, monkeypatch):
         texts.append(described("mine"))
         assert "0x" not in texts[-1]
     assert len(set(texts)) == len(entries)
+
+
+def test_a_package_above_an_imported_module_counts(tmp_path, write):
+    package = f"pkg{next(NAMES)}"
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "__init__.py").write_text("WIDTH = 3\n")
+    (tmp_path / package / "sub.py").write_text("")
+    name = write(PLAIN, header=HEADER + f"import {package}.sub\n")
+    assert {name, package, f"{package}.sub"} <= set(closure.modules([name]))
 
 
 def test_libraries_are_not_followed_nor_the_librarys_own_tables(write):

@@ -364,6 +364,8 @@ def test_a_text_above_the_limit_is_refused(tmp_path, monkeypatch):
 
 def test_what_a_killed_download_left_is_removed_at_the_next_start(tmp_path, monkeypatch):
     target = tmp_path / "bloodmnist.npz"
+    long = temporary(target.with_name("漢" * 84)).name  # of bytes there may be 255
+    assert len(long.encode()) <= 255
     dead = temporary(target)
     dead = dead.with_name(dead.name.replace(f"-{os.getpid()}-", "-99999999-"))
     alive, foreign = temporary(target), tmp_path / "tmpab12cd34"

@@ -168,6 +168,44 @@ def test_a_damaged_entry_is_set_aside_and_can_be_made_anew(shelf, notices, harm)
     assert store.read_meta(shelf.get("k"))["seconds"] == 1.5
 
 
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EMFILE, errno.EACCES, errno.EIO])
+def test_an_entry_that_cannot_be_read_just_now_is_left_alone(shelf, notices, monkeypatch, number):
+    put(shelf)
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "sha256", lambda path: raised(OSError(number, os.strerror(number))))
+        with pytest.raises(UserError, match=r"k cannot be read \(.*\): make it readable, or give"):
+            shelf.get("k")
+    assert shelf.get("k") is not None and notices == []
+
+
+def raised(error):
+    raise error
+
+
+def test_two_runs_that_start_at_once_do_not_share_a_folder(tmp_path, monkeypatch):
+    from jaxunlearn import config as config_lib
+
+    mine, theirs = config_lib.default(), config_lib.default()
+    theirs.seeds = (7,)
+    workdir.claim(tmp_path / "a", mine)
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["config.json"]
+    link = os.link
+
+    def after_another(source, target):
+        monkeypatch.setattr(os, "link", link)
+        workdir.claim(tmp_path / "b", theirs)
+        return link(source, target)
+
+    monkeypatch.setattr(os, "link", after_another)
+    with pytest.raises(UserError, match=r"b holds a run with another config \(seeds differ\)"):
+        workdir.claim(tmp_path / "b", mine)
+    assert json.loads((tmp_path / "b" / "config.json").read_text())["seeds"] == [7]
+    # Where there are no links a folder can be claimed all the same.
+    monkeypatch.setattr(os, "link", lambda *args: raised(OSError(errno.EPERM, "no links")))
+    workdir.claim(tmp_path / "c", mine)
+    assert [path.name for path in (tmp_path / "c").iterdir()] == ["config.json"]
+
+
 def test_a_point_moved_to_another_model_or_pass_is_not_resumed_from(shelf, notices):
     def point(passes):
         history = [{"loss": 1.0, "accuracy": 0.5}] * passes

@@ -1,5 +1,6 @@
 """A model as a plan and the store know it: its functions, and what tells it from others."""
 
+import functools
 import hashlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -31,13 +32,22 @@ class Architecture(NamedTuple):
     fields: dict[str, Any]
     sources: tuple[str, ...]
 
-    def check(self, shape: tuple[int, ...], num_classes: int, wider: bool = False) -> None:
+    def check(
+        self, shape: tuple[int, ...], num_classes: int, wider: bool = False
+    ) -> "Architecture":
         """Raises unless it takes images of the shape (H, W, C), and its sources can be told.
 
         Where `wider`, it may have more logits than there are classes.
+
+        Returns:
+          It, with what it computes where it is the user's own: its sources may read files.
         """
         closure.check(self.sources)
-        dry_run(self.name, self.as_set, shape, num_classes, wider, self.name in MODELS)
+        shipped = self.name in MODELS
+        dry_run(self.name, self.as_set, shape, num_classes, wider, shipped)
+        if shipped or "computes" in self.fields:
+            return self
+        return self._replace(fields={**self.fields, "computes": _traced(self.model, shape)})
 
 
 def named(settings: Mapping[str, Any], num_classes: int, bfloat16: bool) -> Architecture:
@@ -67,10 +77,31 @@ def given(
       UserError: it is no model (see `at_hand`), or does not take such images.
     """
     model = at_hand(value, num_classes)
-    dry_run("given", model, shape, num_classes, wider)
-    return Architecture("given", model, model, {"computes": _traced(model, shape)}, ())
+    anew = _anew(model)
+    dry_run("given", anew, shape, num_classes, wider)
+    digest = _traced(anew, shape)
+    known = _known(model, digest)
+    return Architecture("given", known, known, {"computes": digest}, ())
 
 
+def _anew(model: Model) -> Model:
+    """The same functions as others, which JAX traces anew: they may read what has changed since."""
+    features = model.features
+    return Model(
+        lambda *args: model.init(*args),
+        lambda *args: model.apply(*args),
+        None if features is None else lambda *args: features(*args),
+    )
+
+
+@functools.lru_cache(64)
+def _known(model: Model, digest: str) -> Model:
+    """One model for all calls that compute the same, so that its programs are compiled once."""
+    del digest
+    return _anew(model)
+
+
+@functools.lru_cache(16)  # the cells of a grid share it
 def _traced(model: Model, shape: tuple[int, ...]) -> str:
     """SHA-256 of the programs that the model's functions and gradients are, with constants."""
     images = jax.ShapeDtypeStruct((2, *shape), np.float32)
