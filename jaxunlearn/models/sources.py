@@ -34,7 +34,7 @@ def sources(name: str) -> tuple[str, ...]:
 
 
 def described(name: str) -> str:
-    """What a table's entry is, with its fields and arguments; a path has them in its source, or computes by them."""
+    """What a table's entry is, with its fields and arguments; of a path its source tells."""
     return "" if is_path(name) else " ".join(map(_shown, _parts(MODELS[name])))
 
 
