@@ -472,7 +472,7 @@ def test_another_sequence_needs_another_folder(finished):
         (({"groups": (2,)}, {"groups": 3}), r"^request 2\.groups must be of type tuple, got 3"),
         (({"groups": (2,)}, {"fraction": 2.0}), r"^request 2: config\.forget\.fraction must be"),
         (
-            ({"groups": (2,)}, {"classes": (1,)}),
+            ({"groups": (2,)}, {"groups": (7,), "classes": (1,)}),
             r"^request 2: config\.forget\.classes is .*nothing",
         ),
         (
