@@ -48,6 +48,8 @@ def check(report: Any) -> None:
     """Raises where there is no retrained model."""
     if report["reference"] != results.RETRAINED:
         raise UserError("there is no retrained model; set config.retrained=True")
+    if report["models"][results.RETRAINED]["per_seed"][0]["RTE"] is None:
+        raise UserError("retrained was made elsewhere, and how long that took is not known")
 
 
 def alone(published: Any) -> list[list[str]]:
