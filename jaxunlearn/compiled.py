@@ -66,6 +66,7 @@ def kept(folder: Path | None = None) -> Iterator[None]:
         compilation_cache.reset_cache()  # it remembers its folder
 
     change(settings)
+    there = set(folder.glob(f"*{ENTRY}"))
     try:
         with warnings.catch_warnings():
             # What cannot be read or written is compiled: there is nothing that a user should do.
@@ -74,7 +75,7 @@ def kept(folder: Path | None = None) -> Iterator[None]:
             yield
     finally:
         change(before)
-        _sign(folder)
+        _sign(folder, there)
 
 
 def _prepare(folder: Path) -> bool:
@@ -100,13 +101,15 @@ def _prepare(folder: Path) -> bool:
         return False
 
 
-def _sign(folder: Path) -> None:
-    """Writes the hashes of entries that have none."""
+def _sign(folder: Path, there: set[Path]) -> None:
+    """Writes the hashes of new entries; of those that were there another run may have left a part.
+
+    Each is signed anew, as JAX may have removed an entry, and its hash be left.
+    """
     with contextlib.suppress(OSError):
-        for entry in folder.glob(f"*{ENTRY}"):
+        for entry in set(folder.glob(f"*{ENTRY}")) - there:
             _, signed = _beside(entry)
-            if not signed.exists():
-                files.write_text(signed, files.sha256(entry))
+            files.write_text(signed, files.sha256(entry))
 
 
 def _beside(entry: Path) -> list[Path]:

@@ -84,6 +84,22 @@ def test_what_another_run_has_not_signed_yet_stays(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"young-cache", "young-atime"}
 
 
+def test_what_a_killed_run_has_left_is_not_signed(tmp_path):
+    """JAX does not write a file again that is there, though it may hold half of a program."""
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", "")
+    (tmp_path / "half-cache").write_bytes(b"prog")
+    (tmp_path / "half-atime").write_bytes(b"")
+    try:
+        with compiled.kept(tmp_path):
+            (tmp_path / "whole-cache").write_bytes(b"program")
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+        compilation_cache.reset_cache()
+    assert (tmp_path / "whole-cache.sha256").is_file()
+    assert not (tmp_path / "half-cache.sha256").exists()
+
+
 @pytest.mark.slow
 def test_a_folder_that_cannot_be_made_is_done_without(tmp_path):
     (tmp_path / "file").write_text("")
