@@ -217,16 +217,16 @@ def _class(request: Any, dataset: Dataset) -> np.ndarray:
 def _groups(request: Any, dataset: Dataset) -> np.ndarray:
     """The groups that are named."""
     groups = _of_train(request, dataset)
-    if not len(request.groups):  # and not a random share, which an empty list does not ask for
-        raise UserError(
-            "forget.kind='groups' needs forget.groups, whole numbers such as (17, 42), and there "
-            "are none; for random ones set forget.kind='random_groups'"
-        )
     if dataset.group_names:
         raise UserError(
             "forget.groups takes whole numbers, and the groups here are texts, such as "
             f"{shown(dataset.group_names[0])}; name them by forget.kind='table' and the CSV "
             "that has them, or give training indices"
+        )
+    if not len(request.groups):  # and not a random share, which an empty list does not ask for
+        raise UserError(
+            "forget.kind='groups' needs forget.groups, whole numbers such as (17, 42), and there "
+            "are none; for random ones set forget.kind='random_groups'"
         )
     ids = np.unique(groups).tolist()
     _known("groups", request.groups, ids, "a group of a training example")

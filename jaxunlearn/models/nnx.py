@@ -19,10 +19,7 @@ STATE = "state"  # the collection of all that is neither a parameter nor of a ra
 
 def from_nnx(make: Callable[..., Any], init: Callable | None, features: Callable | None) -> Model:
     """The model of an nnx module, which `make(rngs=…)` makes: see `from_flax`."""
-    if not hasattr(nnx, "data"):
-        raise UserError(
-            f"nnx modules need flax 0.12 or newer, here is {flax.__version__}; pip install -U flax"
-        )
+    _check_version()
 
     def made(key: jax.Array | int) -> nnx.Module:
         module = make(rngs=nnx.Rngs(key))
@@ -98,8 +95,17 @@ def with_variables(module: nnx.Module, values: dict[str, Any]) -> nnx.Module:
     return nnx.merge(graph, filled[0], streams, filled[1])
 
 
+def _check_version() -> None:
+    """Raises where nnx is too old."""
+    if not hasattr(nnx, "data"):
+        raise UserError(
+            f"nnx modules need flax 0.12 or newer, here is {flax.__version__}; pip install -U flax"
+        )
+
+
 def _split(module: nnx.Module) -> Any:
     """What a module does, its parameters, its random streams, and the rest of its state."""
+    _check_version()
     return nnx.split(module, nnx.Param, nnx.RngState, ...)
 
 
