@@ -9,10 +9,12 @@ order. The paper's formula does not. It also never sets its gradients back to ze
 up over batches; here each batch has its own. Images are not clipped.
 
 No values are published for residual networks: these are those of a re-implementation,
-https://github.com/pedroandreou/supreme-unlearning, where f(x) is computed in training mode and
-f(x + ξ) in evaluation mode, as here. With `frozen_statistics` both are in evaluation mode, so that
-f is a function of one image: at the same rate small residual networks then diverged on CIFAR-10 and
-HAM10000 and were destroyed on BreastMNIST, and 1e-5 to 3e-5 is worth a try.
+https://github.com/pedroandreou/supreme-unlearning, where f(x) is computed in training mode and f(x
++ ξ) in evaluation mode, as here. On CIFAR-10 they took a small one's test accuracy from 84% to 68%,
+a tenth of the rate did not; on HAM10000 they did little. With `frozen_statistics` both are in
+evaluation mode, so that f is a function of one image: at the same rate small residual networks then
+diverged on CIFAR-10 and HAM10000 and were destroyed on BreastMNIST, and 1e-5 to 3e-5 is worth a
+try.
 
 For a VGG network N = 25, σ = 0.5 for a class and 0.01 for random requests, rate 3e-4; for a vision
 transformer σ = 0.8 and rate 1.5, or 0.5 and 0.1. What they call VGG16 is torchvision's `vgg11`
