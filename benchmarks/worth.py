@@ -101,6 +101,21 @@ def rows(published: Any, tuned: Any, tuning: dict[str, Any]) -> list[list[str]]:
     return [cells for _, cells in sorted(found)]
 
 
+def means(published: Any, tuned: Any, tuning: dict[str, Any]) -> str:
+    """Of all methods that were tuned: mean Avg Gaps, and how far the chosen are above the best."""
+    names = tuning.keys() & tuned["models"].keys() & published["models"].keys()
+    gaps = [
+        statistics.mean(report["models"][name]["mean"]["avg_gap"] for name in names)
+        for report in (published, tuned)
+    ]
+    regrets = [tuning[name]["regret"] for name in names]
+    return (
+        f"Mean Avg Gap of {len(names)} methods: published {gaps[0]:.1f}, tuned {gaps[1]:.1f}; "
+        f"regret {statistics.mean(regrets):.1f}, at most {max(regrets):.1f}, of "
+        f"{sum(regret <= 0.1 for regret in regrets)} at most 0.1."
+    )
+
+
 def main(argv: list[str]) -> None:
     if len(argv) not in (2, 3):
         raise app.UsageError("give folders: python benchmarks/worth.py PUBLISHED [TUNED]")
@@ -122,6 +137,8 @@ def main(argv: list[str]) -> None:
         "model can tell.\n"
     )
     show(header, found)
+    if more:
+        print(f"\n{means(published, more[0], tuning['methods'])}")
 
 
 if __name__ == "__main__":

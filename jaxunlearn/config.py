@@ -366,9 +366,7 @@ def unread(config: ConfigDict, dataset: Dataset) -> dict[str, str]:
     retrained = Unread(lambda settings: settings.retrained, "set config.retrained=True")
     found |= rules.unread(config, DEFAULTS, {"retrained_path": retrained}, "config")
     trains = Unread(
-        lambda settings: (
-            not config.original.path or (config.retrained and not config.retrained_path)
-        ),
+        lambda settings: is_train_read(config),
         "set config.retrained=True without config.retrained_path, or leave config.original.path "
         "empty",
     )
@@ -379,6 +377,11 @@ def unread(config: ConfigDict, dataset: Dataset) -> dict[str, str]:
         defaults = {**OPTIMIZER, **method.defaults}
         found |= rules.unread(settings, defaults, method.reads, f"config.methods.{name}")
     return found | _unread_policies(config)
+
+
+def is_train_read(config: ConfigDict) -> bool:
+    """Whether a model is made by `config.train`, and not brought."""
+    return not config.original.path or (config.retrained and not config.retrained_path)
 
 
 def _by_reads(table: Mapping[str, tuple[str, ...]]) -> Callable[[str], int]:

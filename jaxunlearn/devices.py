@@ -31,7 +31,7 @@ SWITCHES = (
     "jax_threefry_partitionable",
 )
 # Of the compiler's flags, those that do not.
-HARMLESS = (*("--xla_force_host_platform_device_count", "--xla_dump", "--xla_gpu_cuda_data_dir"),)
+HARMLESS = ("--xla_force_host_platform_device_count", "--xla_dump", "--xla_gpu_cuda_data_dir")
 
 
 def make_mesh(count: int = 0) -> Mesh:

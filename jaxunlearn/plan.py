@@ -380,9 +380,8 @@ def check_tuned(one: Experiment) -> None:
 
 def batch_sizes(config: ConfigDict) -> dict[str, int]:
     """The batch sizes of what is trained here, by the config's section."""
-    trained = not config.original.path or (config.retrained and not config.retrained_path)
     return {
-        **({"train": config.train.batch_size} if trained else {}),
+        **({"train": config.train.batch_size} if config_lib.is_train_read(config) else {}),
         **{
             f"methods.{name}": settings.batch_size
             for name, settings in config.methods.items()
