@@ -1,13 +1,14 @@
-"""Every method at its published defaults in one table: `all_methods.py:breastmnist`.
+"""Every method at this library's defaults in one table: `all_methods.py:breastmnist`.
 
   quickstart   synthetic lesions, four epochs at most: minutes on a laptop
-  breastmnist  546 ultrasound images, 20% removed, five seeds
+  breastmnist  546 ultrasound images, 20% forgotten, five seeds
   ham10000     dermoscopy of an .npz of one's own with lesion ids, 10% of the lesions, three seeds
   cifar10      10% at random, cropped and flipped; the whole set wants a GPU
 
-The defaults are those of CIFAR-10 with batches of 128 or 256; the small sets are trained in batches
-of 64, and so is every method on them. Methods for whole classes alone are left out. How near the
-defaults come to a good setting is another question: see `config.tune`.
+The defaults are the authors' where there are any, for CIFAR-10 or larger images with batches of 64
+to 256; the small sets are trained in batches of 64, and so is every method on them. Methods for
+whole classes alone are left out. How near the defaults come to a good setting is another question:
+see `config.tune`.
 """
 
 from jaxunlearn.config import default, methods

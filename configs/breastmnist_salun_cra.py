@@ -1,4 +1,4 @@
-"""BreastMNIST (breast ultrasound, 546 training images), 20% removed: small enough for a laptop.
+"""BreastMNIST (breast ultrasound, 546 training images), 20% forgotten: small enough for a laptop.
 
 The methods and the question are those of Falcao & Cordeiro 2026, https://arxiv.org/abs/2604.23854;
 the data set is ours, and so is the recipe: 40 epochs and smaller batches, for 546 images. The

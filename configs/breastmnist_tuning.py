@@ -1,4 +1,4 @@
-"""BreastMNIST, 20% removed: settings chosen without a retrained model, and what that costs.
+"""BreastMNIST, 20% forgotten: settings chosen without a retrained model, and what that costs.
 
 `breastmnist_tuning.py:1` is seed 1. Retrained is made to tell the regret, and reads into no choice.
 """

@@ -1,4 +1,4 @@
-"""Binary DermaMNIST, 20% of train removed (50%: `--config=configs/dermamnist_salun_cra.py:0.5`).
+"""Binary DermaMNIST, 20% of train forgotten (50%: `--config=configs/dermamnist_salun_cra.py:0.5`).
 
 "Does Machine Unlearning Preserve Clinical Safety?", Falcao & Cordeiro 2026,
 https://arxiv.org/abs/2604.23854. The paper's text leaves open how the

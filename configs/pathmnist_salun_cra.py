@@ -1,4 +1,4 @@
-"""Binary PathMNIST, 20% of train removed (50%: `--config=configs/pathmnist_salun_cra.py:0.5`).
+"""Binary PathMNIST, 20% of train forgotten (50%: `--config=configs/pathmnist_salun_cra.py:0.5`).
 
 "Does Machine Unlearning Preserve Clinical Safety?", Falcao & Cordeiro 2026,
 https://arxiv.org/abs/2604.23854. The paper's text leaves open how the
