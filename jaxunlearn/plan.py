@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from jaxunlearn import closure
 from jaxunlearn import config as config_lib
 from jaxunlearn.augment.build import build_chain
+from jaxunlearn.augment.ops import GREY_STAIN
 from jaxunlearn.data import forget
 from jaxunlearn.data.dataset import SETS, Dataset, Examples
 from jaxunlearn.data.load import load
@@ -417,6 +418,8 @@ def check_fit(config: ConfigDict, dataset: Dataset, num_devices: int) -> None:
         fill = dict(params).get("fill", (0,))
         if policy == "random_erasing" and len(fill) not in (1, channels):
             raise UserError(f"augment_params.random_erasing.fill must be {allowed}, got {fill}")
+        if policy == "stain_jitter" and channels == 1:
+            raise UserError(GREY_STAIN)
     policies = [policy for policy, _ in chain]
     if config.requests and config.retrained_path:
         raise UserError(

@@ -25,9 +25,9 @@ from rich.console import Console
 
 from jaxunlearn import config as config_lib
 from jaxunlearn import experiment, files, workdir
+from jaxunlearn.data import npz
 from jaxunlearn.data.dataset import SETS, Dataset
 from jaxunlearn.data.forget import check_named
-from jaxunlearn.data.npz import ABOUT
 from jaxunlearn.errors import UserError, shown
 from jaxunlearn.metrics import Predictions, results
 from jaxunlearn.metrics.predictions import changed
@@ -332,7 +332,7 @@ def _data_path(data: Any, folder: Path) -> str:
     if not isinstance(data, Mapping):
         raise UserError(f"data must be a path, a dict of arrays or a Dataset, got {shown(data)}")
     arrays = {"about_name": np.asarray("data")}
-    arrays |= {name: _array(name, array) for name, array in data.items()}
+    arrays |= {name: _array(name, data[name]) for name in npz.NAMES if name in data}
     return _given(folder, "data.npz", lambda path: np.savez(path, **arrays))  # type: ignore[arg-type]
 
 
@@ -347,7 +347,7 @@ def _array(name: str, value: Any) -> np.ndarray:
 def _arrays(dataset: Dataset) -> dict[str, Any]:
     """A data set by the names of MedMNIST's layout."""
     arrays: dict[str, Any] = {"class_names": np.array(dataset.class_names)}
-    about = {f"about_{field}": getattr(dataset, field) for field in ABOUT}
+    about = {f"about_{field}": getattr(dataset, field) for field in npz.ABOUT}
     arrays |= {name: np.array(value) for name, value in about.items() if value}
     for which in SETS:
         examples = getattr(dataset, which)
@@ -362,8 +362,8 @@ def _request(forget: Any, folder: Path) -> Mapping[str, Any]:
     if isinstance(forget, Mapping):
         check_named(forget, "forget")
         return forget
-    if isinstance(forget, float):
-        return {"kind": "fraction", "fraction": forget}
+    if isinstance(forget, float | np.floating):
+        return {"kind": "fraction", "fraction": float(forget)}
     indices = _array("forget", forget)
     if indices.ndim != 1 or not indices.size:
         raise UserError(

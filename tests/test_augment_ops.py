@@ -100,6 +100,12 @@ def test_any_magnitude_is_pillows(shape, name, low, high, data):
     np.testing.assert_array_equal(ours, by_pillow(image, name, value))
 
 
+def test_the_mean_of_a_large_image_is_pillows():
+    image = np.full((2100, 2100, 1), 250, np.uint8)  # its levels' sum is above 2³⁰
+    image[:1000] = 255
+    assert ops.apply("contrast", image, 0.5)[0, 0, 0] == by_pillow(image, "contrast", 0.5)[0, 0, 0]
+
+
 @pytest.mark.parametrize("degrees", [0, 90, 180, 270, 360])
 @pytest.mark.parametrize("shape", [(6, 6, 3), (7, 7, 1), (4, 7, 3)])
 def test_rotation_by_quarters_is_pillows(shape, degrees):
@@ -172,7 +178,7 @@ def test_stain_is_the_float64_formula_within_one_level():
 
 
 def test_stain_of_a_grey_image_is_a_user_error():
-    with pytest.raises(UserError, match="needs colour images and these have 1 channel"):
+    with pytest.raises(UserError, match="needs colour images, and these have 1 channel"):
         ops.stain(jnp.zeros((4, 4, 1), jnp.uint8), jnp.ones(3), jnp.zeros(3))
 
 

@@ -381,6 +381,24 @@ def test_class_names_of_another_set_in_a_medmnist_file_are_refused(tmp_path):
 # Notes.
 
 
+def test_images_that_were_made_uint8_the_wrong_way_are_noted(tmp_path):
+    content = arrays()
+    content["train_images"] //= 128
+    (note,) = data.load(config("npz", path=saved(tmp_path / "a.npz", **content))).notes
+    assert note.startswith("The highest level of train is 1, where 255 is white")
+    content = arrays()
+    content["train_images"][:2] = [[[255]], [[0]]]
+    (note,) = data.load(config("npz", path=saved(tmp_path / "a.npz", **content))).notes
+    assert note.startswith("2 of 12 training images have one level in every pixel")
+
+
+def test_names_of_groups_may_be_many(tmp_path):
+    names = np.array([f"{i:01000}" for i in range(5000)])  # 20 MB
+    content = arrays(train_groups=np.arange(12), about_group_names=names)
+    loaded = data.load(config("npz", path=saved(tmp_path / "a.npz", **content)))
+    assert loaded.group_names == tuple(names.tolist())
+
+
 def test_classes_that_val_or_test_lack_are_noted(tmp_path):
     path = saved(tmp_path / "a.npz", **arrays(3, **labels([0, 1, 2], val=[0, 2], test=[1])))
     assert data.load(config("npz", path=path)).notes == [

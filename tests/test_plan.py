@@ -127,6 +127,11 @@ def test_a_fill_has_a_level_for_each_channel(path):
     assert planned(path, changes)
 
 
+def test_stains_are_of_colours(path):
+    with pytest.raises(UserError, match="stain_jitter needs colour images"):
+        planned(path, {"augment": "stain_jitter"})
+
+
 def test_an_axis_may_not_overrule_what_was_chosen(path, tmp_path):
     (tmp_path / "tuning.json").write_text(
         '{"methods": {"finetune": {"chosen": {"settings": {"lr": 0.1}}}}}'

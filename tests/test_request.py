@@ -390,7 +390,7 @@ def test_every_form_of_data_request_and_variables(data, given):
         unlearn(module, variables, given_data, forget, "finetune", console=quiet(), **SETTINGS)
         for given_data, forget in (
             (data, {"kind": "groups", "groups": (0, 1)}),
-            (arrays_of(data), np.arange(4)),
+            (arrays_of(data) | {"file": np.arange(3), 7: "unread"}, np.arange(4)),
             (dataclasses.replace(loaded, malignant=(1,)), [0, 1, 2, 3]),
         )
     ]
@@ -547,7 +547,8 @@ def test_wrong_input_is_one_line(data, given):
 
 
 def test_methods_in_stages_from_python(data, given):
-    done = unlearn(*given, data, 0.2, ("ssd", "finetune"), batch_size=16, finetune={"epochs": 1})
+    share = np.float32(0.25)
+    done = unlearn(*given, data, share, ("ssd", "finetune"), batch_size=16, finetune={"epochs": 1})
     assert done.method == "ssd_finetune" and len(done.predictions["ssd_finetune"]["test"].labels)
 
 

@@ -1,5 +1,7 @@
 """Requests as hospitals have them: a CSV of whose images are whose."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import toy
@@ -54,8 +56,8 @@ def test_a_patient_is_found_and_what_stays_is_told(write):
     assert split.forget.tolist() == [0, 1] and split.retain.tolist() == [2, 3, 4, 5]
     assert notes == [
         "1 of 1 forgotten patients still have 1 images in val: val is not of unseen patients.",
-        "1 of 6 training images have no patient in the table: whether some are of those to forget "
-        "is not known.",
+        "Images without patient in the table: 1 of 6 of train, 1 of 2 of val, 2 of 3 of test. "
+        "Whether some are of those to forget is not known.",
     ]
 
 
@@ -67,6 +69,44 @@ def test_by_another_column_the_notes_are_about_patients(write):
         "forget.column='patient'."
     )
     assert "1 of 2 forgotten patients still have 1 images in test" in notes[2]
+
+
+def test_what_a_table_leaves_open_is_told(write):
+    lines = [
+        "index,patient,consent",
+        "0,P1,no",
+        "1,P1,",
+        "2,P2,yes",
+        "3,P3,No",
+        "4,,yes",
+        "5,P4,no ",
+    ]
+    groups = [0, 0, 1, 1, 2, 2], [3, 1], [0, 4, 5]
+    _, notes = forget.resolve(request(write(lines), "consent", "no"), dataset(groups=groups))
+    assert notes[-3:] == [  # val and test have groups of the data, by which they are told
+        "Images without patient in the table: 1 of 6 of train. Whether some are of those to forget "
+        "is not known.",
+        "Images without consent in the table: 1 of 6 of train. Whether some are of those to forget "
+        "is not known.",
+        "1 images have ['No'], written almost as what is to be forgotten: name these too, if they "
+        "are the same.",
+    ]
+    for ids in (["P7", "p 7", "P8"], ["7", "007", "8"]):
+        lines = ["index,patient", *(f"{i},{ids[i % 3]}" for i in range(6))]
+        _, notes = forget.resolve(request(write(lines), "patient", ids[0]), dataset())
+        assert f"2 images have ['{ids[1]}'], written almost as" in notes[-1]
+
+
+def test_a_patient_may_have_all_images_of_a_class(write):
+    data = dataset((6, 2, 3))
+    data = dataclasses.replace(data, class_names=("a", "b", "c"))
+    data.train.labels[:] = [2, 0, 1, 0, 1, 2]
+    lines = ["index,patient", *(f"{i},{p}" for i, p in enumerate("ABBBBA"))]
+    split, notes = forget.resolve(request(write(lines), "patient", "A"), data)
+    assert split.forget.tolist() == [0, 5]
+    assert notes[0] == (
+        "the request takes every training image of 'c', so that this class is forgotten whole."
+    )
 
 
 @pytest.mark.parametrize("name", ["Patient", "PatientID", "patient_id"])
@@ -113,6 +153,19 @@ def test_what_spreadsheets_write_is_read(write, separator, end, encoding):
     path = write([*lines, separator * 4], end, encoding)
     split, _ = forget.resolve(request(path, "patient", "P42", "P44"), dataset())
     assert split.forget.tolist() == [2, 5]
+
+
+@pytest.mark.parametrize(
+    "header", [",index,patient", 'index;"patient, first, last";', "index\tpatient, first", "index,"]
+)
+def test_columns_without_a_name_and_commas_in_names(write, header):
+    separator = next(one for one in ";\t," if one in header)
+    cells = [["3"] * header.count(separator) for _ in range(2)]
+    place = 1 if header.startswith(separator) else 0
+    lines = [separator.join([*row[:place], str(i), *row[place:]]) for i, row in enumerate(cells)]
+    table = rows.read(write([header, *lines]), "path", dataset())
+    assert len(table.columns) == header.count(separator)
+    assert all(text == "3" for text in table.cells["train"][:2].ravel())
 
 
 def test_numbers_are_ids_as_they_are_written(write):
@@ -185,6 +238,7 @@ def test_wrong_tables_are_one_line(write, lines, message):
 def test_a_request_needs_ids_a_column_and_a_file(write, tmp_path):
     for asked, message in (
         (request(write(), "patient"), "forget.ids is empty"),
+        (request(write(), "patient", "P17", " "), r"forget.ids is \['P17', ''\]; .* none is empty"),
         (request(write(), "", "P17"), "needs forget.path.*forget.column"),
         (request(str(tmp_path / "none.csv"), "patient", "P17"), "no file of that name"),
     ):
@@ -231,6 +285,7 @@ def test_groups_that_are_numbers_stay_and_sets_may_have_none(tmp_path):
         (lines[:-3], "3 of 48 train images have no patient"),
         ([*lines, "0,x"], "image 0 of train has a row above"),
         (["index,set,patient", "0,val,3"], "48 of 48 train images have no patient"),
+        ([*lines[:-2], "46,NA", "47,nan"], "2 of 48 train images have no patient"),
         (["index,lesion", "0,3"], "unknown column of .* 'patient'"),
     ):
         with pytest.raises(UserError, match=message):

@@ -26,6 +26,9 @@ from jaxunlearn.errors import UserError
 SAME, WARP, TABLE, AUTOCONTRAST, EQUALIZE, GREY, SMOOTH, MEAN = range(8)
 LEVELS = np.arange(256)
 WITHIN = "promise_in_bounds"  # of a gather
+GREY_STAIN = (
+    "stain_jitter needs colour images, and these have 1 channel; take it out of config.augment"
+)
 Size = Sequence[int]  # (H, W)
 Neighbour = tuple[int, int]  # along this axis, this far
 
@@ -466,9 +469,9 @@ def grey(image: Array, axis: int) -> Array:
 
 def mean(luma: Array, axes: tuple[int, ...] | None = None) -> Array:
     """The mean over the axes, which are kept, rounded; uint8."""
-    total = jnp.sum(luma, axes, dtype=jnp.int32, keepdims=True)
+    total = jnp.sum(luma, axes, dtype=jnp.uint32, keepdims=True)  # of up to 4,103² pixels
     count = luma.size // total.size
-    return ((2 * total + count) // (2 * count)).astype(jnp.uint8)
+    return ((total + count // 2) // count).astype(jnp.uint8)
 
 
 def smooth(levels: Array, across: Neighbour, down: Neighbour, inside: np.ndarray) -> Array:
@@ -585,10 +588,7 @@ def stain(image: Array, scale: Array, shift: Array) -> Array:
     https://arxiv.org/abs/1808.05896. Densities are natural logarithms of (level + 1) / 256.
     """
     if image.shape[-1] != 3:
-        raise UserError(
-            f"stain_jitter needs colour images and these have {image.shape[-1]} channel; "
-            "remove stain_jitter from config.augment"
-        )
+        raise UserError(GREY_STAIN)
     exact = functools.partial(jnp.einsum, "hwc,cd->hwd", precision=lax.Precision.HIGHEST)
     density = -jnp.log((image.astype(jnp.float32) + 1) / 256)
     amounts = exact(density, jnp.asarray(np.linalg.inv(HED), jnp.float32))

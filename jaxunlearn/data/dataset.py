@@ -89,7 +89,7 @@ class Dataset:
     def notes(self) -> list[str]:
         """What is odd but allowed, in sentences: classes that a set lacks, images in two sets."""
         known = [self.caution] * (self.caution != "" and self.train.groups is None)
-        return known + _class_notes(self) + _overlap_notes(self)
+        return known + _level_notes(self) + _class_notes(self) + _overlap_notes(self)
 
 
 def check(dataset: Dataset, allow_empty_classes: bool = False) -> Dataset:
@@ -101,8 +101,7 @@ def check(dataset: Dataset, allow_empty_classes: bool = False) -> Dataset:
     """
     _check_names(dataset)
     shape = dataset.train.images.shape[1:]
-    for name in ("train", "val", "test"):
-        examples: Examples = getattr(dataset, name)
+    for name, examples in _sets(dataset).items():
         images, labels = examples.images, examples.labels
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
             raise UserError(
@@ -198,13 +197,31 @@ def _check_classes(dataset: Dataset, allow_empty: bool) -> None:
 
 def _sets(dataset: Dataset) -> dict[str, Examples]:
     """The three sets by name."""
-    return {name: getattr(dataset, name) for name in ("train", "val", "test")}
+    return {name: getattr(dataset, name) for name in SETS}
 
 
 def _listed(dataset: Dataset, labels: np.ndarray) -> str:
     """Classes by label and name, the first few of them."""
     words = [f"{label} ({shown(dataset.class_names[label], 40)[1:-1]})" for label in labels[:3]]
     return ", ".join(words) + (", …" if len(labels) > 3 else "")
+
+
+def _level_notes(dataset: Dataset) -> list[str]:
+    """Whether images look as if they had been made uint8 the wrong way."""
+    images = dataset.train.images
+    highest = int(images.max())
+    if highest <= 1:
+        return [
+            f"The highest level of train is {highest}, where 255 is white: images from 0 to 1 "
+            "become (255 * x).round().astype(np.uint8)."
+        ]
+    flat = int((images.max((1, 2, 3)) == images.min((1, 2, 3))).sum())
+    if flat == 0:
+        return []
+    return [
+        f"{flat} of {len(images)} training images have one level in every pixel, as where 16-bit "
+        "files are cut to 8: look at them."
+    ]
 
 
 def _class_notes(dataset: Dataset) -> list[str]:

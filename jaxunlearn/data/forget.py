@@ -68,11 +68,12 @@ def resolve(
     Returns:
       The split, and warnings in plain sentences: images of a forgotten group that stay in retain,
       val or test, so that the patient is not forgotten or the set is not one of unseen patients;
-      exact copies of forgotten images in retain, which teach what they taught.
+      what a table leaves open; classes that a request of no class takes whole; exact copies of
+      forgotten images in retain, which teach what they taught.
 
     Raises:
-      UserError: a setting that breaks its rule; what is asked for does not exist, or leaves forget,
-        retain or, unless kind="class", a class of retain empty.
+      UserError: a setting that breaks its rule; what is asked for does not exist, or leaves forget
+        or retain empty; or what is drawn at random leaves a class of retain empty.
     """
     rules.check(request, RULES, "forget")
     num_train = len(dataset.train)
@@ -95,11 +96,16 @@ def resolve(
         )
     labels = dataset.train.labels
     emptied = np.setdiff1d(labels[there], labels[split.retain])
-    if len(emptied) and request.kind != "class":
+    if len(emptied) and request.kind not in NAMING:
         raise UserError(
             f"forget.kind={request.kind!r} takes every example of class {emptied[0]} "
             f"({dataset.class_names[emptied[0]]}); forget fewer, or use kind='class'"
         )
+    whole = [
+        f"the request takes every training image of {shown(dataset.class_names[label])}, so that "
+        "this class is forgotten whole."
+        for label in (emptied if request.kind != "class" else ())
+    ]
     sets = {name: getattr(dataset, name).groups for name in SETS}
     places: dict[str, str] = {}
     unknown: list[str] = []
@@ -108,7 +114,7 @@ def resolve(
     if request.kind == "table":
         by_table, unknown = _left_by_table(split, request, dataset)
         places |= by_table
-    return split, [*again, *places.values(), *unknown, *_copies(split, dataset)]
+    return split, [*again, *whole, *places.values(), *unknown, *_copies(split, dataset)]
 
 
 def _copies(split: Split, dataset: Dataset) -> list[str]:
@@ -144,12 +150,40 @@ def _left_by_table(
     left = _left(split, sets, f"{column}s", f"name them by forget.column={column!r}")
     if not patients:  # beside what the data set's groups tell, not in its place
         left = {f"{column} {name}": warning for name, warning in left.items()}
-    unknown = int(np.sum(sets["train"] == ""))
-    if not unknown:
-        return left, []
-    return left, [
-        f"{unknown} of {len(dataset.train)} training images have no {column} in the table: "
-        "whether some are of those to forget is not known."
+    grouped = [name for name in ("val", "test") if getattr(dataset, name).groups is not None]
+    unknown = {column: [name for name in SETS if name not in grouped]}
+    unknown |= {request.column: ["train"]} if request.column != column else {}
+    notes = []
+    for name, of in unknown.items():
+        cells = {which: table.column(name)[which] for which in of}
+        counts = [
+            f"{(texts == '').sum()} of {len(texts)} of {which}"
+            for which, texts in cells.items()
+            if (texts == "").any()
+        ]
+        if counts:
+            notes.append(
+                f"Images without {name} in the table: {', '.join(counts)}. Whether some are of "
+                "those to forget is not known."
+            )
+    return left, notes + _written_alike(table.column(request.column), request.ids)
+
+
+def _written_alike(sets: Mapping[str, np.ndarray], ids: Iterable[object]) -> list[str]:
+    """Whether other values are those to forget but for case, spaces or leading zeros."""
+
+    def plain(text: str) -> str:
+        return "".join(text.split()).casefold().lstrip("0")
+
+    asked = {str(each).strip() for each in ids}
+    alike = {plain(each) for each in asked}
+    every = np.concatenate(list(sets.values()))
+    others = [text for text in every if text not in {"", *asked} and plain(text) in alike]
+    if not others:
+        return []
+    return [
+        f"{len(others)} images have {shown(sorted(set(others)))}, written almost as what is to be "
+        "forgotten: name these too, if they are the same."
     ]
 
 
@@ -316,6 +350,8 @@ def _table(request: Any, dataset: Dataset) -> np.ndarray:
     return rows.select(table, request.column, request.ids)
 
 
+# Kinds that say which images, so that a class that they take whole is no accident.
+NAMING = ("class", "groups", "indices", "table")
 # The column by which warnings go, such as PatientID.
 PATIENT = re.compile(r"patient([ _-]?id)?", re.IGNORECASE)
 REQUESTS: dict[str, Callable[[Any, Dataset], np.ndarray]] = {

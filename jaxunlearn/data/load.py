@@ -13,6 +13,8 @@ from jaxunlearn.data.dataset import SETS, Dataset, Examples, check
 from jaxunlearn.errors import UserError, shown
 from jaxunlearn.rules import Rule
 
+MISSING = ("na", "n/a", "nan", "none", "null")  # how R, Python and others write no id
+
 SOURCES: dict[str, Callable[[Any], Dataset]] = {
     "lesions": lesions.load,
     **dict.fromkeys([*medmnist.FLAGS, "chestmnist"], medmnist.load),
@@ -90,7 +92,11 @@ def load(config: Any) -> Dataset:
 def _grouped(dataset: Dataset, path: str, column: str) -> Dataset:
     """With the groups of a table; ids that are numbers stay, other texts are numbered in order."""
     texts = rows.read(path, "data.groups", dataset).column(column)
-    texts = {which: each.astype(str) for which, each in texts.items() if any(each)}
+    texts = {
+        which: np.array(["" if text.lower() in MISSING else text for text in each])
+        for which, each in texts.items()
+    }
+    texts = {which: each for which, each in texts.items() if any(each)}
     for which, each in {"train": np.full(len(dataset.train), ""), **texts}.items():
         if not all(each):
             raise UserError(

@@ -15,6 +15,7 @@ ABOUT = ("name", "licence", "synthetic", "caution", "group_names")  # of `Datase
 _ABOUT = tuple(f"about_{field}" for field in ABOUT)
 _TEXTS = ("class_names", "about_group_names")
 _OPTIONAL = (*(f"{name}_groups" for name in SETS), "class_names", *_ABOUT)
+NAMES = (*_NEEDED, *_OPTIONAL)  # the arrays that are read
 _FORM = reading.Form(
     "a .npz in MedMNIST's layout",
     f"save plain arrays {', '.join(_NEEDED)} with numpy.savez",
@@ -95,8 +96,10 @@ def _check(path: Path, declared: dict[str, reading.Declared]) -> None:
     """Raises at the first array of a type or shape that will not do."""
     for name, array in declared.items():
         if name in _TEXTS:
-            fits = array.dtype.kind == "U" and array.ndim == 1 and array.nbytes <= 2**24
-            allowed = "a unicode array [N] of up to 16 MiB"
+            # Groups may be as many as images, which have their place in memory checked.
+            most = 2**24 if name == "class_names" else np.inf
+            fits = array.dtype.kind == "U" and array.ndim == 1 and array.nbytes <= most
+            allowed = "a unicode array [N]" + " of up to 16 MiB" * (name == "class_names")
         elif name in _ABOUT:
             truth = name == "about_synthetic"
             kind, allowed = ("b", "one truth") if truth else ("U", "one short text")

@@ -4,7 +4,7 @@ import csv
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -63,14 +63,12 @@ def read(path: str, what: str, dataset: Dataset) -> Table:
     """
     file = reading.regular(path, what, FORM)
     lines = reading.text(file, FORM).split("\n")
-    separator = max(",;\t", key=lines[0].count)
-    rows = csv.reader(lines, delimiter=separator, strict=True)
     name = reading.named(file)
     try:
-        header = [_column(cell.strip()) for cell in next(rows)]
+        rows, header = _headed(lines)
         if len(set(header)) < len(header) or INDEX not in header:
             raise UserError(f"{name}: its columns are {shown(header)}; {FORM.advice}, none twice")
-        place_of = next((name for name in SETS_COLUMN if name in header), "")
+        place_of = next((name for name in SETS_COLUMN if name in header), None)
         columns = tuple(column for column in header if column not in (INDEX, place_of))
         cells = {
             which: np.full((len(getattr(dataset, which)), len(columns)), "", object)
@@ -107,6 +105,15 @@ def read(path: str, what: str, dataset: Dataset) -> Table:
     return Table(file, columns, cells)
 
 
+def _headed(lines: list[str]) -> tuple[Any, list[str]]:
+    """The rows below the first line, and its columns, by the separator that finds `INDEX` there."""
+    found = []
+    for separator in ",;\t":
+        rows = csv.reader(lines, delimiter=separator, strict=True)
+        found.append((rows, [_column(cell.strip()) for cell in next(rows)]))
+    return next((each for each in found if INDEX in each[1]), found[0])
+
+
 def _column(name: str) -> str:
     """A column by its name; index and set in small letters, however they are written."""
     return name.lower() if name.lower() in (INDEX, *SETS_COLUMN) else name
@@ -130,8 +137,11 @@ def select(table: Table, column: str, ids: Iterable[object]) -> np.ndarray:
     texts = table.column(column)["train"]
     known = set(texts) - {""}
     wanted = [str(value).strip() for value in ids]
-    if not wanted:
-        raise UserError(f"forget.ids is empty; name values of the column {column!r}")
+    if not all(wanted) or not wanted:
+        raise UserError(
+            f"forget.ids is {'empty' if not wanted else shown(wanted)}; name values of the column "
+            f"{column!r}, of which none is empty"
+        )
     for value in wanted:
         if value not in known:
             several = tuple(part.strip() for part in value.split(","))

@@ -26,7 +26,7 @@ def load(config: Any) -> Dataset:
     """
     name = config.tfds_name
     if not name:
-        raise UserError("data.name='tfds' needs data.tfds_name, such as 'colorectal_histology'")
+        raise UserError("data.name='tfds' needs data.tfds_name, such as 'patch_camelyon'")
     try:
         import tensorflow_datasets
     except ImportError as error:
