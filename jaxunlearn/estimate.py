@@ -22,7 +22,7 @@ from jaxunlearn.errors import UserError
 from jaxunlearn.methods.table import actions
 from jaxunlearn.methods.task import Task
 from jaxunlearn.trained import Recipe
-from jaxunlearn.training.passes import Ask, Pass, Replace, Restore, Save, Variables
+from jaxunlearn.training.passes import Ask, Conversation, Pass, Replace, Restore, Save, Variables
 from jaxunlearn.training.step import (
     Bench,
     Epoch,
@@ -148,13 +148,8 @@ def duration(seconds: float) -> str:
 
 def _follow(task: _OnShapes, settings: Any, variables: Variables) -> None:
     """Carries out a method's actions on shapes, as `training.loop.run` would."""
-    method, saved, reply = iter(actions(task, settings)), {}, None
-    while True:
-        try:
-            action = next(method) if reply is None else method.send(reply)  # type: ignore
-        except StopIteration:
-            return
-        reply = None
+    method, saved = Conversation(actions(task, settings)), {}
+    for action in method:
         if isinstance(action, Pass):
             size, streams = task.bench.setup.batch_size, action.streams
             steps = -(-len(streams[0]) // size)
@@ -167,7 +162,7 @@ def _follow(task: _OnShapes, settings: Any, variables: Variables) -> None:
         elif isinstance(action, Restore):
             variables = saved[action.name]
         elif isinstance(action, Ask):
-            reply = float(action.question(variables))
+            method.reply = float(action.question(variables))
 
 
 def _pass_cost(task: _OnShapes, action: Pass, variables: Variables) -> tuple[float, float]:

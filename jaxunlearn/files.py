@@ -67,6 +67,14 @@ def temporary(path: Path, suffix: str = "") -> Path:
     return path.with_name(f".{name}.tmp-{host()}-{os.getpid()}-{uuid.uuid4().hex}{suffix}")
 
 
+def within(name: str, most: int) -> str:
+    """The name in at most `most` bytes of UTF-8; a longer one is cut, and ends in its hash."""
+    if len(name.encode()) <= most:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f"{name.encode()[: most - 9].decode(errors='ignore')}-{digest}"
+
+
 def host() -> str:
     """Names what process numbers are of: the machine, and in a container the container."""
     namespace = ""

@@ -14,15 +14,14 @@ A config is a sequence where it lists requests, as changes of `config.forget`:
 Each is an experiment too: the plan starts its methods from what the one before left.
 """
 
-import copy
-import hashlib
 import itertools
 import re
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from jaxunlearn.config import change
+from jaxunlearn import files
+from jaxunlearn.config import change, plain
 from jaxunlearn.data.forget import check_named
 from jaxunlearn.errors import UserError, one_line
 
@@ -48,10 +47,7 @@ class Cell(NamedTuple):
     def label(self) -> str:
         """The point as one word that can name a folder."""
         text = ",".join(f"{field}={label}" for field, label in self.labels.items())
-        text = re.sub(r"[^\w.=+,-]", "_", text)
-        if len(text) > 150:  # no file system takes more than 255 bytes
-            text = f"{text[:140]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-        return text
+        return files.within(re.sub(r"[^\w.=+,-]", "_", text), 150)
 
 
 def value_name(value: Any) -> str:
@@ -87,24 +83,17 @@ def cells(config: ConfigDict) -> list[Cell]:
         raise UserError(f"config.axes names a field twice: {', '.join(fields)}; name each once")
     made = []
     for values in itertools.product(*(values for _, values in config.axes)):
-        cell = Cell(dict(zip(fields, values, strict=True)), _copy(config))
+        cell = Cell(dict(zip(fields, values, strict=True)), plain(config))
         cell.config.axes = ()
         for field, value in cell.point.items():
             _set(cell.config, field, value)
-        cell.config.name = f"{config.name}, {cell.label}"
+        cell.config.name = files.within(f"{config.name}, {cell.label}", 150)
         made.append(cell)
     labels = [cell.label for cell in made]
     if len(set(labels)) < len(labels):
         raise UserError(
             "config.axes gives two cells one name; axis values must have distinct names"
         )
-    return made
-
-
-def _copy(config: ConfigDict) -> ConfigDict:
-    """A copy that keeps the order of the methods."""
-    made = copy.deepcopy(config)
-    made.methods = ConfigDict(copy.deepcopy(dict(config.methods)), sort_keys=False)
     return made
 
 
@@ -118,11 +107,11 @@ def _requests(config: ConfigDict) -> list[Cell]:
         )
     made = []
     for number, request in enumerate(config.requests, start=1):
-        cell = Cell({"request": number}, _copy(config))
+        cell = Cell({"request": number}, plain(config))
         cell.config.requests = config.requests[:number]
         check_named(request, f"request {number}")
         change(cell.config.forget, request, f"request {number}")
-        cell.config.name = f"{config.name}, request {number}"
+        cell.config.name = files.within(f"{config.name}, request {number}", 150)
         made.append(cell)
     return made
 

@@ -165,17 +165,9 @@ class Trainer:
     predict_batch: int
     diverged: Path
 
-    @functools.cached_property
-    def _images(self) -> dict[str, jax.Array]:
-        return {}
-
-    @functools.cached_property
-    def _parents(self) -> dict[str, Variables]:
-        return {}
-
-    @functools.cached_property
-    def _obtained(self) -> dict[str, Trained]:
-        return {}
+    _images: dict[str, jax.Array] = dataclasses.field(default_factory=dict, init=False)
+    _parents: dict[str, Variables] = dataclasses.field(default_factory=dict, init=False)
+    _obtained: dict[str, Trained] = dataclasses.field(default_factory=dict, init=False)
 
     def images(self, dataset: Dataset) -> jax.Array:
         """The training images on the devices; those of one data set at a time."""
@@ -229,7 +221,10 @@ class Trainer:
     def _find_or_make(self, recipe: Recipe) -> Trained:
         """The stored model, verified, or a new one."""
         label = f"seed {recipe.seed} · {recipe.name}"
-        alive: Callable[[], None] = _nothing
+
+        def alive() -> None:
+            """Nobody to tell, where no lock is held."""
+
         with contextlib.ExitStack() as lock:
 
             def is_there() -> bool:
@@ -312,7 +307,7 @@ class Trainer:
             made = watched = watch.Watched(
                 made, recipe.watch, _looker(recipe, bench, recipe.watch["images"])
             )
-        point = processes.from_first(lambda: _fields(checkpoints.latest()))
+        point = processes.from_first(lambda: (last := checkpoints.latest()) and last._asdict())
         resume = point and Point(**point)
         if resume is not None:
             passes = len(resume.history)
@@ -381,10 +376,7 @@ class Trainer:
 
 def _left(diverged: Path, recipe: Recipe) -> Path:
     """Where the last finite parameters are, if the recipe's run diverged."""
-    name = f"{recipe.name}-seed{recipe.seed}"
-    if len(name.encode()) > 200:  # as of a trial; no file system takes more than 255
-        name = f"{name.encode()[:180].decode(errors='ignore')}-{recipe.key[:8]}"
-    return diverged / name
+    return diverged / files.within(f"{recipe.name}-seed{recipe.seed}", 200)  # a trial's is long
 
 
 def why_lost(diverged: Path, recipe: Recipe) -> str:
@@ -400,15 +392,6 @@ def why_lost(diverged: Path, recipe: Recipe) -> str:
             if why["key"] == recipe.key:
                 return str(why["message"])
     return ""
-
-
-def _nothing() -> None:
-    """What there is to tell where no lock is held."""
-
-
-def _fields(point: Point | None) -> dict[str, Any] | None:
-    """A point as the processes of a run tell it each other."""
-    return None if point is None else point._asdict()
 
 
 def _looker(recipe: Recipe, bench: Bench, images: int) -> Callable[[Variables], watch.Predicted]:

@@ -29,6 +29,7 @@ import functools
 import itertools
 import json
 import math
+import operator
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -159,7 +160,7 @@ def candidates(
     """
     values = []
     for path, known in tune.items():
-        given = _get(settings, path)
+        given = operator.attrgetter(path)(settings)
         others = known or [float(f"{given * factor:.3g}") for factor in FACTORS]
         values.append([given, *(value for value in others if value != given)])
     grid = [dict(zip(tune, point, strict=True)) for point in itertools.product(*values)]
@@ -309,14 +310,6 @@ def _with(one: Experiment, changes: Mapping[str, Changes]) -> Experiment:
     for name, changed in changes.items():
         config.methods[name].update_from_flattened_dict(changed)
     return one._replace(cell=one.cell._replace(config=config))
-
-
-def _get(settings: ConfigDict, path: str) -> Any:
-    """A setting by its dotted name."""
-    value: Any = settings
-    for part in path.split("."):
-        value = value[part]
-    return value
 
 
 def _method(settings: ConfigDict) -> str:

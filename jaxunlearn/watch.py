@@ -16,7 +16,16 @@ from jaxunlearn.data.forget import Split
 from jaxunlearn.keys import stage_rng
 from jaxunlearn.metrics.predictions import Predictions, confidence
 from jaxunlearn.metrics.unlearning import accuracy, error
-from jaxunlearn.training.passes import Action, Ask, Pass, Restore, Save, Variables, Watch
+from jaxunlearn.training.passes import (
+    Action,
+    Ask,
+    Conversation,
+    Pass,
+    Restore,
+    Save,
+    Variables,
+    Watch,
+)
 
 Predicted = Mapping[str, Predictions]  # by set: forget, retain, val, where it has any image
 
@@ -121,17 +130,11 @@ class Watched:
         self.curve: Curve = {"looks": [], "result": 0}
 
     def __iter__(self) -> Generator[Action, Any, dict[str, Any] | None]:
-        inner: Any = iter(self._actions)
-        passes, seen, reply = 0, True, None
+        inner = Conversation(self._actions)
+        passes, seen = 0, True
         yield from self._look(0)
-        while True:
-            try:
-                action = next(inner) if reply is None else inner.send(reply)
-            except StopIteration as end:
-                if not seen:
-                    yield from self._look(passes)
-                return None if self._settings["stop"] else end.value
-            reply = yield action
+        for action in inner:
+            inner.reply = yield action
             seen = seen and isinstance(action, Ask | Save)
             if not isinstance(action, Pass):
                 continue
@@ -141,6 +144,9 @@ class Watched:
                 seen = True
                 if (yield from self._look(passes)):
                     return None
+        if not seen:
+            yield from self._look(passes)
+        return None if self._settings["stop"] else inner.claims
 
     def _look(self, passes: int) -> Generator[Action, Any, bool]:
         """Looks, and returns whether that was the end."""

@@ -220,12 +220,6 @@ def nothing(params, logits, batch, context):
     return 0.0 * jnp.sum(params["w"])
 
 
-def test_the_proximal_step_by_hand():
-    link = training.shrink_to({"a": jnp.array([1.0, 1.0, 1.0])}, 0.25)
-    value = {"a": jnp.array([2.0, 1.125, 0.0])}
-    assert link.apply(value, None, link.data, KEY)["a"].tolist() == [1.75, 1.0, 0.25]
-
-
 def test_links_run_in_their_order_around_the_update():
     """Clipped before the optimizer, noisy after it, and frozen last of all."""
     task, mask = linear(), np.zeros((64, 3), bool)

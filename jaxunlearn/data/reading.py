@@ -28,7 +28,6 @@ from jaxunlearn.files import local
 TEXT_LIMIT = 16 * 2**20  # bytes of a text file: two million lines of seven digits
 ARCHIVE_LIMIT = 2**29  # unpacked bytes of a .tar.gz; the published ones have under 0.2 GiB
 _HEADER_LIMIT = 12 * 2**10  # bytes of a .npy up to its data; NumPy reads headers of 10,000
-_CHUNK = 2**24  # bytes read at once
 _DEFLATE = 1032  # bytes that one byte of deflate can make at most
 _KINDS = {  # what is no file although it has a name
     stat.S_IFDIR: "it is a folder",
@@ -140,7 +139,7 @@ def npy(path: Path, form: Form, name: str, check: Check = lambda declared: None)
         check({name: header})
         _check_memory(header.nbytes)
         opened.seek(0)
-        return _data(opened, header, name)
+        return _data(opened)
 
 
 def npz(
@@ -186,7 +185,7 @@ def npz(
         arrays = {}
         for name, info in members.items():
             with archive.open(info) as stream:
-                arrays[name] = _data(stream, headers[name], name)
+                arrays[name] = _data(stream)
         return arrays
 
 
@@ -278,18 +277,11 @@ def _header(stream: IO[bytes], name: str, size: int) -> Declared:
     return header
 
 
-def _data(stream: IO[bytes], header: Declared, name: str) -> np.ndarray:
-    """The array after its header."""
-    stream.read(header.start)
-    buffer, filled = np.empty(header.nbytes, np.uint8), 0
-    while filled < header.nbytes:
-        piece = stream.read(min(_CHUNK, header.nbytes - filled))
-        if not piece:
-            raise _Unfit(f"{name} is cut off")
-        buffer[filled : filled + len(piece)] = np.frombuffer(piece, np.uint8)
-        filled += len(piece)
-    stream.read(1)  # at its end, a member of an archive is checked against its sum
-    return buffer.view(header.dtype).reshape(header.shape, order="F" if header.fortran else "C")
+def _data(stream: IO[bytes]) -> np.ndarray:
+    """The array of a `.npy`; at its end, a member of an archive is checked against its sum."""
+    array = npy_format.read_array(stream, allow_pickle=False)
+    stream.read(1)
+    return array
 
 
 def _check_packed(info: zipfile.ZipInfo, name: str, size: int) -> None:

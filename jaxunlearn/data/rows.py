@@ -92,7 +92,7 @@ def read(path: str, what: str, dataset: Dataset) -> Table:
                 )
         seen: set[tuple[str, int]] = set()
         for place, given in found:
-            which = given.pop(place_of, "train")
+            which = given.pop(place_of) if place_of else "train"
             if which not in SETS:
                 raise UserError(f"{place}: the set is {shown(which)}; allowed: {', '.join(SETS)}")
             index = _index(given.pop(INDEX), len(cells[which]), which, place)

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from jaxunlearn import rules
 from jaxunlearn.keys import stage_rng
@@ -53,7 +54,7 @@ def distil(logits: jax.Array, good: jax.Array, bad: jax.Array, batch: Batch, t: 
     """KL(softmax(teacher/T) ‖ softmax(f/T)), the bad teacher's on forget; logits `[B, C]` each."""
     teacher = jnp.where(batch.examples["forgotten"][:, None], bad, good)
     log_t, log_p = jax.nn.log_softmax(teacher / t), jax.nn.log_softmax(logits / t)
-    return batch.mean(jnp.sum(jnp.exp(log_t) * (log_t - log_p), -1))
+    return batch.mean(optax.losses.kl_divergence_with_log_targets(log_p, log_t))
 
 
 def from_random(params: Any, logits: jax.Array, batch: Batch, context: Any) -> jax.Array:

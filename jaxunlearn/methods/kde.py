@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -49,7 +48,7 @@ def divergence(logits: jax.Array, batch: Batch, context: Any) -> jax.Array:
         jax.nn.log_softmax(each / context["temperature"])
         for each in (batch.logits_of(context["original"]), logits)
     )
-    return jnp.sum(jnp.exp(log_p) * (log_p - log_q), -1)
+    return optax.losses.kl_divergence_with_log_targets(log_q, log_p)
 
 
 def warmup_objective(params: Any, logits: jax.Array, batch: Batch, context: Any) -> jax.Array:

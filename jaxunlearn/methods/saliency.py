@@ -23,7 +23,7 @@ from jaxunlearn.keys import stage_rng
 from jaxunlearn.methods.task import Task
 from jaxunlearn.rules import Unread
 from jaxunlearn.training.links import keep, only_marked
-from jaxunlearn.training.passes import Action, Batch, Pass, Replace, Variables
+from jaxunlearn.training.passes import Action, Batch, Conversation, Pass, Replace, Variables
 
 DEFAULTS = {
     "ratio": 1.0,  # share of the weights that may change; 1: all of them, without a mask
@@ -118,12 +118,8 @@ def masked(
       make_mask: gives booleans shaped like the parameters; called where there is a first action.
       compat: see `DEFAULTS`.
     """
-    mask, reply = None, None
-    while True:
-        try:
-            action = next(actions) if reply is None else actions.send(reply)  # type: ignore
-        except StopIteration:
-            return None
+    mask, conversation = None, Conversation(actions)
+    for action in conversation:
         if mask is None:
             mask = make_mask()
         if isinstance(action, Pass) and compat:
@@ -132,7 +128,7 @@ def masked(
             action = dataclasses.replace(action, after=(*action.after, keep(mask)))
         elif isinstance(action, Replace):
             action = Replace(_held(action.variables, mask, task.original["params"]))
-        reply = yield action
+        conversation.reply = yield action
 
 
 def _held(new: Any, mask: Any, original: Any) -> Any:

@@ -19,7 +19,7 @@ from jaxunlearn.methods import saliency
 from jaxunlearn.methods.method import NEEDS, REQUESTS, Method
 from jaxunlearn.methods.task import Task
 from jaxunlearn.rules import Unread
-from jaxunlearn.training.passes import FRESH_OPTIMIZER, Action, Pass, Replace
+from jaxunlearn.training.passes import FRESH_OPTIMIZER, Action, Conversation, Pass, Replace
 from jaxunlearn.training.step import OPTIMIZER, OPTIMIZER_RULES
 
 SHARED = (*OPTIMIZER, "mask")
@@ -55,22 +55,16 @@ def in_stages(names: tuple[str, ...], methods: Sequence[Method]) -> Method:
         for number, (name, stage) in enumerate(stages.items()):
             if number:
                 yield FRESH_OPTIMIZER
-            actions: Any = stage.passes(task, _of_stage(settings, name))
-            made, reply = 0, None
-            while True:
-                try:
-                    action = actions.send(reply)
-                except StopIteration as stop:
-                    claims = stop.value
-                    break
+            made, actions = 0, Conversation(stage.passes(task, _of_stage(settings, name)))
+            for action in actions:
                 if isinstance(action, Pass):
                     made += 1
                     total = done + action.total_passes
                     action = dataclasses.replace(action, total_passes=total)
                 elif number and isinstance(action, Replace) and not callable(action.variables):
                     raise UserError(_first(names, name))
-                reply = yield action
-            done += made
+                actions.reply = yield action
+            done, claims = done + made, actions.claims
         return claims
 
     def check(settings: Any, dataset: Dataset, policies: Collection[str]) -> None:

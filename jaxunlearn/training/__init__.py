@@ -5,7 +5,7 @@ carries them out. Everything that a step reads (the order of the examples, label
 key) is on the device before its epoch starts, so the hot loop moves nothing.
 """
 
-from jaxunlearn.training.links import add_decay, add_noise, clip_norm, keep, shrink_to
+from jaxunlearn.training.links import add_decay, add_noise, clip_norm, keep
 from jaxunlearn.training.loop import DivergedError, Point, Result, run
 from jaxunlearn.training.passes import (
     Action,
@@ -50,6 +50,5 @@ __all__ = [
     "normalise",
     "predict",
     "run",
-    "shrink_to",
     "sweep",
 ]

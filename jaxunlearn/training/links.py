@@ -62,7 +62,7 @@ def clip_norm(most: float) -> Link:
 
 
 def _add_decay(gradient: Any, params: Any, rate: jax.Array, key: jax.Array) -> Any:
-    return jax.tree.map(lambda g, p: g + rate * p, gradient, params)
+    return optax.tree.add_scale(gradient, rate, params)
 
 
 def add_decay(rate: float) -> Link:
@@ -71,13 +71,7 @@ def add_decay(rate: float) -> Link:
 
 
 def _add_noise(value: Any, params: Any, sigma: jax.Array, key: jax.Array) -> Any:
-    leaves, structure = jax.tree.flatten(value)
-    keys = jax.random.split(key, len(leaves))
-    noisy = [
-        leaf + sigma * jax.random.normal(k, leaf.shape, leaf.dtype)
-        for leaf, k in zip(leaves, keys, strict=True)
-    ]
-    return jax.tree.unflatten(structure, noisy)
+    return optax.tree.add_scale(value, sigma, optax.tree.random_like(key, value, jax.random.normal))
 
 
 def add_noise(sigma: float) -> Link:
@@ -93,18 +87,3 @@ def _add_noise_of(value: Any, params: Any, data: Any, key: jax.Array) -> Any:
 def add_noise_of(stream: int, sigma: float) -> Link:
     """As `add_noise`, and under one key other noise for every stream, 0 to below 2**32."""
     return Link(_add_noise_of, (np.float32(sigma), np.uint32(stream)))
-
-
-def _shrink_to(value: Any, params: Any, data: Any, key: jax.Array) -> Any:
-    anchor, amount = data
-
-    def shrink(v: jax.Array, a: jax.Array) -> jax.Array:
-        # prox of τ‖θ − a‖₁: a + sign(θ − a) · max(|θ − a| − τ, 0)
-        return a + jnp.sign(v - a) * jnp.maximum(jnp.abs(v - a) - amount, 0)
-
-    return jax.tree.map(shrink, value, anchor)
-
-
-def shrink_to(anchor: Any, amount: float) -> Link:
-    """The proximal step of `amount`·‖θ − anchor‖₁ on the parameters."""
-    return Link(_shrink_to, (anchor, np.float32(amount)))

@@ -1,7 +1,7 @@
 """The one loop that all training and unlearning uses: it carries out what a method yields."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +10,17 @@ import numpy as np
 from jaxunlearn import devices
 from jaxunlearn.errors import UserError
 from jaxunlearn.keys import stage_key, stage_rng
-from jaxunlearn.training.passes import Action, Ask, Pass, Replace, Restore, Save, Variables, Watch
+from jaxunlearn.training.passes import (
+    Action,
+    Ask,
+    Conversation,
+    Pass,
+    Replace,
+    Restore,
+    Save,
+    Variables,
+    Watch,
+)
 from jaxunlearn.training.programs import Stopwatch
 from jaxunlearn.training.step import (
     Bench,
@@ -84,28 +94,6 @@ class _Run:
     progress: Progress
 
 
-class _Conversation:
-    """A method's actions in turn; `reply` is what it hears of the last one, `claims` its return."""
-
-    def __init__(self, actions: Iterable[Action]):
-        self._actions = iter(actions)
-        self.reply: Any = None
-        self.claims: dict[str, Any] = {}
-
-    def __iter__(self) -> Iterator[Action]:
-        while True:
-            reply, self.reply = self.reply, None
-            try:
-                if reply is None:
-                    action = next(self._actions)
-                else:
-                    action = self._actions.send(reply)  # type: ignore[attr-defined]
-            except StopIteration as stop:
-                self.claims = stop.value or {}
-                return
-            yield action
-
-
 def run(
     actions: Iterable[Action],
     variables: Variables,
@@ -136,7 +124,7 @@ def run(
     point = resume or Point(0, [], [], 0.0, [], {})
     history, answers, saved = list(point.history), list(point.answers), dict(point.saved)
     old, compile_start = iter(point.answers), bench.programs.seconds
-    conversation, clock = _Conversation(actions), Stopwatch(bench.programs, point.seconds)
+    conversation, clock = Conversation(actions), Stopwatch(bench.programs, point.seconds)
     for number, action in enumerate(conversation):
         if number < point.done:  # already in the state that we resume from, and in its seconds
             if isinstance(action, Ask | Watch):

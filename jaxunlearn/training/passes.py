@@ -1,7 +1,7 @@
 """The words that methods speak in: passes over examples, and what may stand between them."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -175,3 +175,25 @@ class Restore:
 
 
 Action = Pass | Replace | Ask | Watch | Save | Restore
+
+
+class Conversation:
+    """A method's actions in turn; `reply` is what it hears of the last one, `claims` its return."""
+
+    def __init__(self, actions: Iterable[Action]):
+        self._actions = iter(actions)
+        self.reply: Any = None
+        self.claims: dict[str, Any] = {}
+
+    def __iter__(self) -> Iterator[Action]:
+        while True:
+            reply, self.reply = self.reply, None
+            try:
+                if reply is None:
+                    action = next(self._actions)
+                else:
+                    action = self._actions.send(reply)  # type: ignore[attr-defined]
+            except StopIteration as stop:
+                self.claims = stop.value or {}
+                return
+            yield action
