@@ -260,6 +260,8 @@ def main(argv: list[str]) -> None:
         f"ResNet-18 of width {WIDTH.value}, {DTYPE.value}, {EXAMPLES.value} images\n"
     )
     rows = []
+    if max(CHIPS.value) > len(devices):
+        raise app.UsageError(f"--chips={max(CHIPS.value)}: {TOPOLOGY.value} has {len(devices)}")
     for chips in CHIPS.value:
         mesh = Mesh(np.array(devices[:chips]), ("data",))
         for part in PARTS.value:

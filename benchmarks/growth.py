@@ -333,7 +333,7 @@ def report() -> Any:
     names = ["original", "retrained", "finetune", "salun", "scrub"]
     header: Row = {
         **{"name": "growth", "seeds": [0, 1, 2], "batch_size": 64, "attack": "threshold"},
-        **{"device": "", "cores": 0, "versions": {}, "notes": [], "split": {}},
+        **{"device": "", "cores": 0, "convolution": "", "versions": {}, "notes": [], "split": {}},
         "dataset": {"name": "made up", "class_names": ["b", "m"], "synthetic": True},
     }
     judgements = {name: [judged(seed) for seed in range(3)] for name in names}

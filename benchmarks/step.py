@@ -212,6 +212,8 @@ def main(argv: list[str]) -> None:
         return
     print(f"ResNet-18, {SIZE.value} px, RGB, on {machine()}")
     print(f"{load()}; rounds of {STEPS.value} steps: {ROUNDS.value}\n")
+    if len(WIDTHS.value) != len(BATCHES.value):
+        raise app.UsageError("give one --batch for each --width")
     for width, batch in zip(WIDTHS.value, BATCHES.value, strict=True):
         for dtype in DTYPES.value:
             for cores in CORES.value:

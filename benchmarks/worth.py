@@ -1,8 +1,8 @@
 """Which methods are worth using, of one data set: `python benchmarks/worth.py PUBLISHED [TUNED]`.
 
 Prints one row for each method from the folder of a finished run, as `configs/all_methods.py` makes
-it, with the settings that its authors published; or of two of the same seeds, the second with those
-that `config.tune` chose on the first seed. The lowest Avg Gap comes first, of the tuned where there
+it, with the settings as they are given; or of two of the same seeds, the second with those that
+`config.tune` chose on the first seed. The lowest Avg Gap comes first, of the tuned where there
 are any.
 """
 
@@ -33,9 +33,15 @@ def gap(model: dict[str, Any]) -> str:
     return f"{mean} ± {(interval[1] - interval[0]) / 2:.1f}" if interval else mean
 
 
-def seconds(model: dict[str, Any]) -> float:
-    """Mean RTE."""
-    return statistics.mean(values["RTE"] for values in model["per_seed"])
+def share(model: dict[str, Any], anew: float) -> str:
+    """Mean RTE in % of `anew`, that of retraining; of what was made elsewhere it is not known."""
+    found = [values["RTE"] for values in model["per_seed"]]
+    return "" if None in found else f"{statistics.mean(found) / anew:.0%}"
+
+
+def retraining(report: Any) -> float:
+    """Mean RTE of retrained."""
+    return statistics.mean(values["RTE"] for values in report["models"]["retrained"]["per_seed"])
 
 
 def change(model: dict[str, Any], key: str) -> str:
@@ -55,11 +61,11 @@ def check(report: Any) -> None:
 def alone(published: Any) -> list[list[str]]:
     """A row for each method, for the original and for retrained, of one run."""
     check(published)
-    anew, found = seconds(published["models"]["retrained"]), []
+    anew, found = retraining(published), []
     for name, model in published["models"].items():
         mean = model["mean"]
         shares = [f"{mean[key]:.1f}" for key in ("UA", "RA", "TA", "MIA")]
-        time = "" if name in results.REFERENCES else f"{seconds(model) / anew:.0%}"
+        time = "" if name in results.REFERENCES else share(model, anew)
         counts = [change(model, key) for key in ("fn_change", "fp_change")]
         cells = [f"`{name}`", gap(model), *shares, *counts, time]
         found.append((mean["avg_gap"], cells))
@@ -81,29 +87,29 @@ def rows(published: Any, tuned: Any, tuning: dict[str, Any]) -> list[list[str]]:
         if published[field] != tuned[field]:
             raise UserError(f"the two runs differ in {field}; give two of one experiment")
     check(published)
-    anew = [seconds(report["models"]["retrained"]) for report in (published, tuned)]
-    found = []
-    for name, given in published["models"].items():
-        if name == "retrained":
-            continue
-        tried = tuning.get(name) if name in tuned["models"] else None  # where it diverged
-        both = [given, tuned["models"][name]] if tried else [given]
-        gaps, regret, spent = [gap(model) for model in both], "", ""
-        missed = [change(model, "fn_change") for model in both]
-        times = [f"{seconds(model) / one:.0%}" for model, one in zip(both, anew, strict=False)]
-        if name == "original":  # what it took has nothing to do with the request
-            times = [""]
-        if tried:
+    anew, found = [retraining(report) for report in (published, tuned)], []
+    for name in dict.fromkeys([*published["models"], *tuned["models"]]):
+        given, chosen, regret, spent = published["models"].get(name), None, "", ""
+        if name in tuning and name in tuned["models"]:  # elsewhere it is as given, or diverged
+            chosen, tried = tuned["models"][name], tuning[name]
             regret, spent = f"{tried['regret']:.1f}", f"{tried['seconds'] / anew[1]:.0%}"
-        pairs = [(*each, "")[:2] for each in (gaps, missed, times)]
-        cells = [f"`{name}`", *pairs[0], regret, *pairs[1], *pairs[2], spent]
-        found.append((both[-1]["mean"]["avg_gap"], cells))
+        both = list(zip((given, chosen), anew, strict=True))
+        gaps = [gap(model) if model else "" for model, _ in both]
+        missed = [change(model, "fn_change") if model else "" for model, _ in both]
+        times = [share(model, one) if model else "" for model, one in both]
+        if name == "original":  # what it took has nothing to do with the request
+            times = ["", ""]
+        if name != "retrained" and (given or chosen):
+            cells = [f"`{name}`", gaps[0] or "diverged", gaps[1], regret, *missed, *times, spent]
+            found.append(((chosen or given)["mean"]["avg_gap"], cells))
     return [cells for _, cells in sorted(found)]
 
 
 def means(published: Any, tuned: Any, tuning: dict[str, Any]) -> str:
     """Of all methods that were tuned: mean Avg Gaps, and how far the chosen are above the best."""
     names = tuning.keys() & tuned["models"].keys() & published["models"].keys()
+    if not names:
+        return "No method was tuned."
     gaps = [
         statistics.mean(report["models"][name]["mean"]["avg_gap"] for name in names)
         for report in (published, tuned)
@@ -111,8 +117,8 @@ def means(published: Any, tuned: Any, tuning: dict[str, Any]) -> str:
     regrets = [tuning[name]["regret"] for name in names]
     return (
         f"Mean Avg Gap of {len(names)} methods: published {gaps[0]:.1f}, tuned {gaps[1]:.1f}; "
-        f"regret {statistics.mean(regrets):.1f}, at most {max(regrets):.1f}, of "
-        f"{sum(regret <= 0.1 for regret in regrets)} at most 0.1."
+        f"regret {statistics.mean(regrets):.1f}, at most {max(regrets):.1f}; at most 0.1 of "
+        f"{sum(regret <= 0.1 for regret in regrets)} of them."
     )
 
 
@@ -128,9 +134,10 @@ def main(argv: list[str]) -> None:
             header, found = ALONE, alone(published)
     except (UserError, OSError, ValueError, KeyError) as error:
         raise app.UsageError(f"{type(error).__name__}: {error}") from error
+    seeds = ", ".join(map(str, published["seeds"]))
     print(
-        f"{published['name']}: {len(published['seeds'])} seeds; Avg Gap in percentage points, mean "
-        "± half the 95% t interval over seeds; cancers missed, false alarms: of the malignant and "
+        f"{published['name']}, seeds {seeds}; Avg Gap in percentage points, mean ± half"
+        " the 95% t interval over seeds; cancers missed, false alarms: of the malignant and "
         "the benign test images, more (+) or fewer (-) than retrained, mean of seeds; time: RTE as "
         "a share of retraining's; tuning: all trials that did not diverge, likewise; regret: how "
         "far, on the first seed, the chosen trial is above the best one, which only a retrained "

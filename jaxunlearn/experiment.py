@@ -101,8 +101,8 @@ def make_models(
     Raises:
       UserError: as `run`; or there is no such cell or seed.
     """
-    tune.check_at_once(config)
     ready = Prepared(config, folder, console)
+    tune.check_at_once(ready.config)
     cells = {one.cell.label: one for one in ready.experiments}
     if cell not in cells:
         raise unknown("cell", cell, cells)

@@ -16,6 +16,7 @@ from rich.console import Console
 from jaxunlearn import files, main, workdir
 from jaxunlearn.errors import UserError, one_line, shown
 from jaxunlearn.metrics import results
+from jaxunlearn.plan import IN_FLOAT32
 from jaxunlearn.report import terminal
 
 # What results of one experiment have in common, whatever their seeds.
@@ -93,6 +94,7 @@ def _identity(report: results.Report, left_out: Collection[str]) -> dict[str, An
         for name, model in models.items()
         if name not in left_out
     }
+    shared["computed in float32"] = IN_FLOAT32 in report["notes"]
     return {**shared, "models": sorted({*models, *left_out}), "settings": made_by}
 
 

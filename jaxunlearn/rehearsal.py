@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from jaxunlearn import compiled, devices, estimate, processes, tune
 from jaxunlearn.data.forget import reads
@@ -74,7 +75,7 @@ def rehearse(config: ConfigDict, folder: str | Path, console: Console | None = N
                 total += seconds
                 takes = takes or estimate.duration(seconds)
                 row = f"{one.request} · {name}" if one.request else name
-                table.add_row(str(seed), row, images, takes)
+                table.add_row(str(seed), Text(row), images, takes)
         for name, made in itertools.groupby(tune.planned(one), key=operator.itemgetter(0)):
             trials = [
                 (count, estimate.cost_or(recipe, recipes["original"])) for _, recipe, count in made
@@ -83,7 +84,7 @@ def rehearse(config: ConfigDict, folder: str | Path, console: Console | None = N
             total += seconds
             table.add_row(
                 str(ready.config.seeds[0]),
-                f"{name}, up to {sum(count for count, _ in trials)} trials",
+                Text(f"{name}, up to {sum(count for count, _ in trials)} trials"),
                 f"{sum(count * cost.images for count, cost in trials):,}",
                 estimate.duration(seconds),
             )

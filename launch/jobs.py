@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from jaxunlearn import main as cli
 from jaxunlearn.errors import UserError
@@ -121,8 +122,8 @@ def make_jobs(
     from jaxunlearn.prepared import Prepared
     from jaxunlearn.trained import why_lost
 
-    tune.check_at_once(config)
     ready = Prepared(config, folder, Console(quiet=True), bfloat16=bfloat16)
+    tune.check_at_once(ready.config)
     made = functools.cache(lambda key: (ready.where / key).is_dir())
     todo = [
         (one, seed, one.recipes(seed))
@@ -194,7 +195,7 @@ def print_jobs(jobs: Sequence[Job], device: Device, on_cpu: bool, console: Conso
         asked = f"{job.minutes_asked(device)} min, {job.memory_asked(on_cpu)} GiB"
         after = "" if job.after is None else str(job.after)
         numbers = (f"{job.flops / 1e15:.1f}", duration(job.seconds(device)), asked)
-        table.add_row(str(number), job.values, str(job.seed), job.what, after, *numbers)
+        table.add_row(str(number), Text(job.values), str(job.seed), Text(job.what), after, *numbers)
     console.print(table)
     total = sum(job.seconds(device) for job in jobs)
     needed = max((job.device_bytes for job in jobs), default=0) / 2**30

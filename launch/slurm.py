@@ -125,7 +125,8 @@ def submit(
         executor = submitit.AutoExecutor(Path(folder) / "jobs", cluster=cluster)
         extra: dict[str, Any] = dict(slurm or {})
         if job.after in submitted:
-            extra["slurm_dependency"] = f"afterany:{submitted[job.after].job_id}"
+            asked = (extra.get("slurm_dependency"), f"afterany:{submitted[job.after].job_id}")
+            extra["slurm_dependency"] = ",".join(filter(None, asked))
         try:
             executor.update_parameters(
                 name=f"{config.name}-{number}"[:60],

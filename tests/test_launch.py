@@ -146,7 +146,7 @@ def test_slurm_is_asked_for_what_the_job_needs_after_its_original(path, tmp_path
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     config, folder = grid(path), str(tmp_path / "run")
     todo = jobs.make_jobs(config, folder)
-    extra = slurm.options(["partition=gpu"])
+    extra = slurm.options(["partition=gpu", "dependency=singleton"])
     submitted = slurm.submit(config, folder, todo, T4, nodes=2, gpus=4, cpus=6, slurm=extra)
     assert [job.job_id for job in submitted.values()] == ["101", "102", "103"]
     first, second, _ = (
@@ -161,8 +161,8 @@ def test_slurm_is_asked_for_what_the_job_needs_after_its_original(path, tmp_path
         f"#SBATCH --mem={4 * todo[0].memory_asked(False)}GB",  # of four processes a node
         f"#SBATCH --time={todo[0].minutes_asked(T4)}",
     }
-    assert asked <= set(first) and not any("dependency" in line for line in first)
-    assert "#SBATCH --dependency=afterany:101" in second
+    assert asked | {"#SBATCH --dependency=singleton"} <= set(first)
+    assert "#SBATCH --dependency=singleton,afterany:101" in second
     with pytest.raises(UserError, match=r"cannot be submitted: .*nonsense"):
         slurm.submit(config, folder, todo, T4, slurm={"slurm_nonsense": "1"})
 
@@ -177,6 +177,7 @@ def test_slurm_is_asked_for_what_the_job_needs_after_its_original(path, tmp_path
         ("launch.slurm", ["--gather"], 2, "--gather and --job are of launch.jobs"),
         ("launch.slurm", ["--job=0"], 2, "--gather and --job are of launch.jobs"),
         ("launch.jobs", ["--job=0", "--dry_run"], 0, "1 jobs, "),
+        ("launch.jobs", ["--config.requests=(5,)"], 2, "config.requests"),
     ],
 )
 def test_flags_of_jobs(path, tmp_path, module, flags, code, message):

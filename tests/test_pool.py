@@ -9,6 +9,7 @@ from process import finish
 from jaxunlearn import experiment, pool
 from jaxunlearn.errors import UserError
 from jaxunlearn.metrics import results
+from jaxunlearn.plan import IN_FLOAT32
 
 FAST = {"epochs": 1, "batch_size": 16}
 
@@ -111,6 +112,7 @@ def other(report, path, value):
             "settings.salun.lr is 0.* and 0.5; give runs",
         ),
         (["models"], {}, "models is .* and "),
+        (["notes"], [IN_FLOAT32], "computed in float32 is False and True; give runs"),
     ],
 )
 def test_results_of_other_experiments_are_refused(folders, path, value, message):

@@ -336,6 +336,20 @@ def test_names_are_not_markup(capsys):
     assert "[red]" in capsys.readouterr().out
 
 
+def test_names_are_not_markdown():
+    lines = terminal.markdown_table(grid(values=("a|b", "c"), methods=("a*b*", "d_e"))).splitlines()
+    rows = [line for line in lines if line.startswith("| ")]
+    assert any(row.startswith(r"| a\|b · a\*b\* |") for row in rows)
+    assert any(row.startswith("| c · d_e |") for row in rows)
+    cells = {len(re.split(r"(?<!\\)\|", row)) for row in rows}
+    assert len(cells) == 1  # two tables of the same columns
+
+
+def test_no_value_is_minus_zero():
+    column = sheets.Column("TA lost", ("TA_lost",), sheets.METRICS["TA_lost"])
+    assert column.show(-1e-9) == column.show(0) and column.show(-1).startswith("-")
+
+
 @pytest.mark.parametrize("synthetic", [True, False])
 def test_synthetic_data_is_called_so(synthetic):
     report = example(synthetic=synthetic)
@@ -520,6 +534,15 @@ def test_a_grid_says_for_which_values_a_caution_is():
     assert text.count("Forgotten whole: kind 0") == 1 and "At forget.kind" not in text
 
 
+@pytest.mark.parametrize("with_retrained", [(False, True), (True, False)])
+def test_a_grid_says_where_there_is_no_retrained_model(with_retrained):
+    reports = [example(references=REFERENCES if each else ("original",)) for each in with_retrained]
+    points = [Point({"retrained": each}, {"retrained": str(each)}, "c") for each in with_retrained]
+    report = metrics.merge("grid", [("retrained", with_retrained)], points, reports)
+    text = terminal.markdown_table(read_back(report))
+    assert "At retrained=False: " in text and text.count("no gaps and no Avg Gap") == 1
+
+
 def test_a_reference_that_learned_nothing_is_called_so():
     report = example(references=("original", "retrained"))
     assert report["majority"] == {"answer": 0, "share": 50.0, "no_better": {}}
@@ -587,6 +610,8 @@ def test_a_claims_caveat_is_a_sentence_and_its_sections_are_left_to_the_file():
     assert report["models"]["noisy"]["per_seed"][0]["claims"] == claims
     text = terminal.markdown_table(report)
     assert "noisy claims epsilon 1. Not against the curious." in text and "0.25." not in text
+    report = example(methods=("noisy",), claims=[{"trail": {"mu": 0.25}}])
+    assert "claims" not in terminal.markdown_table(report)
 
 
 def test_a_narrow_terminal_breaks_at_a_change_of_group():
@@ -628,6 +653,9 @@ def drawn_texts(figure):
         {"references": ("original",)},
         {"references": ("original",), "seeds": 2, "malignant": (), "num_classes": 3},
         {"references": ()},
+        {"methods": ("a$_$", "cost $x^$ y")},  # no formulae
+        {"name": "a name of an experiment that is longer than its figure " * 3},
+        {"grid": True, "methods": ("salun",), "name": "a name that is longer than its figure"},
         {"grid": True},
         {"grid": True, "seeds": 2, "malignant": ()},
         {"grid": True, "references": ("original",)},
@@ -644,11 +672,15 @@ def test_figure_has_no_overlapping_text(settings, tmp_path, monkeypatch):
     )
     path = tmp_path / "figure.png"
     settings = dict(settings)
+    name = settings.pop("name", "")
     make = grid if settings.pop("grid", False) else example
-    figures.draw(make(**settings), str(path))
+    report = make(**settings)
+    if name:
+        report["name"] = name
+    figures.draw(report, str(path))
     assert path.read_bytes().startswith(b"\x89PNG")
     (figure,) = drawn
-    assert "synthetic" in figure.get_suptitle()
+    assert "synthetic" in figure.get_suptitle().replace("\n", " ")
     boxes = [text.get_window_extent() for text in drawn_texts(figure)]
     frame = figure.bbox
     assert all(frame.x0 <= box.x0 and box.x1 <= frame.x1 for box in boxes)

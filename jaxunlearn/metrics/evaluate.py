@@ -266,6 +266,7 @@ METRICS: dict[str, Metric] = {
         header="Change %",
         digits=1,
         better="lower",
+        always=False,
         note="Change %: change of Avg Gap from {first}, in % of its mean there; below 0 is closer "
         "to retrained",
     ),

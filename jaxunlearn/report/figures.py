@@ -1,6 +1,7 @@
 """The figure of an experiment, a grid or a sequence of requests."""
 
 import math
+import textwrap
 from collections.abc import Iterable
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
@@ -74,7 +75,6 @@ def _draw_experiment(report: Experiment, path: str) -> None:
     widths = [1.6] * clinical + [1.0] * len(panels)
     height = max(4.2 if clinical else 2.6, 1.6 + 0.35 * len(models))
     figure = Figure(figsize=(2 + 2.4 * sum(widths), height), dpi=150, layout="constrained")
-    figure.suptitle(title(report), fontsize=11)
     axes = figure.subplots(1, len(widths), squeeze=False, width_ratios=widths)[0]
     if clinical:
         _draw_rates(axes[0], models)
@@ -86,7 +86,7 @@ def _draw_experiment(report: Experiment, path: str) -> None:
         axis.set_yticks(range(len(models)), list(models) if i == 0 else [""] * len(models))
         axis.set_ylim(len(models) - 0.5, -0.5)
         axis.set_xlim(left=0)
-    _finish(axes, figure, _caption(report, clinical), path)
+    _finish(axes, figure, title(report), _caption(report, clinical), path)
 
 
 def _panels(mean: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -111,7 +111,6 @@ def _draw_grid(grid: Grid, path: str) -> None:
     size = (2 + 2.6 * len(methods), 1.2 + len(rows) * (1.2 + 0.3 * len(rows[0])))
     figure = Figure(figsize=size, dpi=150, layout="constrained")
     datasets = dict.fromkeys(data_name(cell["dataset"]) for cell in grid["cells"])
-    figure.suptitle(f"{grid['name']}: {', '.join(datasets)}", fontsize=11)
     panels = figure.subplots(len(rows), len(methods), squeeze=False)
     for axes, cells, comparison in zip(panels, rows, grid["comparisons"], strict=True):
         rest = [f"{each}={label}" for each, label in comparison["labels"].items()]
@@ -124,18 +123,23 @@ def _draw_grid(grid: Grid, path: str) -> None:
                 )
             _draw_values(axis, scenarios, (shown,))
             axis.set_title("\n".join([method, *rest]), fontsize=10)
+            header, unit = METRICS[shown].header, METRICS[shown].unit
+            axis.set_xlabel(f"{header}, {unit}" if unit else header)
             names = list(scenarios) if axis is axes[0] else [""] * len(scenarios)
             axis.set_yticks(range(len(scenarios)), names)
             axis.set_ylim(len(scenarios) - 0.5, -0.5)
     for column in panels.T:
         _share(column)
-    seeds, header = len(grid["seeds"]), METRICS[shown].header
-    caption = f"{header}, by {field}; dashed: at {grid['cells'][0]['labels'][field]}. "
+    seeds = len(grid["seeds"])
+    caption = (
+        f"{METRICS[shown].header}, by {field}; dashed: at {grid['cells'][0]['labels'][field]}. "
+    )
     intervals = " with 95% Wilson intervals" if METRICS[shown].wilson_over else ""
     caption += (
         f"One seed{intervals}." if seeds == 1 else f"{seeds} seeds: means with 95% t intervals."
     )
-    _finish(panels.ravel(), figure, caption, path)
+    heading = f"{grid['name']}: {', '.join(datasets)}"
+    _finish(panels.ravel(), figure, heading, caption, path)
 
 
 def _draw_requests(report: Requests, path: str) -> None:
@@ -154,7 +158,6 @@ def _draw_requests(report: Requests, path: str) -> None:
     figure = Figure(figsize=(3.2 * columns, 0.9 + 2.9 * rows), dpi=150, layout="constrained")
     images = f"{steps[-1]['split']['forget']} of {steps[-1]['dataset']['train']} training images"
     dataset = data_name(steps[-1]["dataset"])
-    figure.suptitle(f"{report['name']}: {dataset}, {images} to forget", fontsize=11)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     axes, others = axes[: len(panels)], axes[len(panels) :]
     for axis, panel in zip(axes, panels, strict=True):
@@ -166,7 +169,8 @@ def _draw_requests(report: Requests, path: str) -> None:
     if len(report["seeds"]) == 1:
         intervals = "one seed, 95% intervals over images where there are any"
     caption = f"By request; {intervals}. Lost, rise, moved: against the original; "
-    _finish(axes, figure, caption + "dashed: the budget.", path)
+    heading = f"{report['name']}: {dataset}, {images} to forget"
+    _finish(axes, figure, heading, caption + "dashed: the budget.", path)
 
 
 def _draw_course(axis: "Axes", report: Requests, panel: tuple[str, ...]) -> None:
@@ -178,6 +182,8 @@ def _draw_course(axis: "Axes", report: Requests, panel: tuple[str, ...]) -> None
         for step in steps:
             value = dig(step["models"][name]["mean"], panel)
             interval = dig(step["models"][name]["interval"], panel) or (value, value)
+            if panel == ("UA",):  # a share, whose t interval may reach beyond
+                interval = np.clip(interval, 0, 1)
             if value is not None:
                 x.append(step["number"] + 0.06 * (place - (len(names) - 1) / 2))
                 y.append(metric.scale * value)
@@ -185,7 +191,7 @@ def _draw_course(axis: "Axes", report: Requests, panel: tuple[str, ...]) -> None
         if x:
             bars = metric.scale * np.transpose(reach)
             look = {**POINT, "markersize": 5, "elinewidth": 1, "linewidth": 1}
-            axis.errorbar(x, y, bars, fmt=f"{marker}-", color=colour, label=name, **look)
+            axis.errorbar(x, y, bars, fmt=f"{marker}-", color=colour, label=_label(name), **look)
     if most := report["budget"].get(panel[0]):
         axis.axhline(most, linestyle="--", color=GREY, linewidth=1.2)
     axis.set_title(" ".join([metric.header, *panel[1:]]), fontsize=10)
@@ -208,14 +214,15 @@ def draw_watch(report: Experiment, path: str) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 3.9), dpi=150, layout="constrained")
-    figure.suptitle(title(report), fontsize=11)
     *axes, legend = figure.subplots(1, len(WATCHED) + 1)
     for axis, (key, of) in zip(axes, WATCHED.items(), strict=True):
         for (name, model), colour, marker in _looks(report["models"].items()):
             curves = [values["watch"] for values in model["per_seed"]]
             if name in REFERENCES:
                 height = np.mean([_look_values(curve, key) for curve in curves])
-                axis.axhline(height, linestyle="--", color=colour, linewidth=1.2, label=name)
+                axis.axhline(
+                    height, linestyle="--", color=colour, linewidth=1.2, label=_label(name)
+                )
             else:
                 _draw_curves(axis, curves, key, name, f"{marker}-", colour)
         axis.set_title(f"{key}: {of}", fontsize=10)
@@ -229,7 +236,7 @@ def draw_watch(report: Experiment, path: str) -> None:
         "On images drawn from each set, a line per seed. Dashed: the mean of models that were not "
         "watched. Circle: the result of a method that was stopped."
     )
-    _finish(axes, figure, caption, path)
+    _finish(axes, figure, title(report), caption, path)
 
 
 def _look_values(curve: dict[str, Any], key: str) -> list[float]:
@@ -243,7 +250,7 @@ def _draw_curves(
     """A value of a method by passes, for every seed."""
     for number, curve in enumerate(curves):
         x, y = [look["passes"] for look in curve["looks"]], _look_values(curve, key)
-        label = None if number else name
+        label = None if number else _label(name)
         axis.plot(x, y, fmt, color=colour, label=label, **{**POINT, "markersize": 5})
         if (end := curve["result"]) < len(x) - 1:
             axis.plot(
@@ -265,14 +272,31 @@ def _share(axes: Any) -> None:
         axis.tick_params(labelbottom=axis is axes[-1])
 
 
-def _finish(axes: Any, figure: Any, caption: str, path: str) -> None:
+def _label(name: str) -> str:
+    """A model in a legend, where Matplotlib leaves out what begins with `_`."""
+    return f" {name}" if name.startswith("_") else name
+
+
+def _finish(axes: Any, figure: Any, heading: str, caption: str, path: str) -> None:
     """Adds what all figures share, and writes the file."""
+    from matplotlib.text import Text
+
     for axis in axes:
         axis.grid(color="0.9")
         axis.set_axisbelow(True)
         axis.spines[["top", "right"]].set_visible(False)
-    figure.supxlabel(caption, fontsize=8, color=GREY)
+    inches = figure.get_figwidth()
+    figure.suptitle(_wrapped(heading, 11 * inches), fontsize=11)
+    figure.supxlabel(_wrapped(caption, 15 * inches), fontsize=8, color=GREY)
+    for text in figure.findobj(Text):  # of names, where a dollar is a dollar
+        text.set_parse_math(False)
     figure.savefig(path)
+
+
+def _wrapped(text: str, width: float) -> str:
+    """The text's lines, none with more characters than that."""
+    lines = text.split("\n")
+    return "\n".join(each for line in lines for each in textwrap.wrap(line, int(width)))
 
 
 def _looks(models: Iterable[Any]) -> Any:

@@ -62,7 +62,8 @@ class Column(NamedTuple):
 
     def show(self, value: float) -> str:
         """The value in its unit."""
-        return f"{self.metric.scale * value:.{self.metric.digits}f}"
+        rounded = round(self.metric.scale * value, self.metric.digits) + 0.0  # -0 becomes 0
+        return f"{rounded:.{self.metric.digits}f}"
 
 
 class Sheet(NamedTuple):
@@ -176,8 +177,13 @@ def _comparison_sheet(grid: Grid, comparison: Comparison) -> Sheet:
         lines=lines,
         notes=[
             *notes,
-            *_where(field, {cell["labels"][field]: _cautions(cell) for cell in cells}),
-            *_reference_note(first),
+            *_where(
+                field,
+                {
+                    cell["labels"][field]: [*_cautions(cell), *_reference_note(cell)]
+                    for cell in cells
+                },
+            ),
             *claims(models),
         ],
         findings=[_gap_finding(name, field, verdict) for name, verdict in found.items()],
@@ -617,8 +623,8 @@ def claims(models: Mapping[str, Model]) -> list[str]:
     for name, model in models.items():
         texts = {}
         for values in model["per_seed"]:
-            if values.get("claims"):
-                texts[values.get("seed")] = _worded(values["claims"])
+            if text := _worded(values.get("claims") or {}):
+                texts[values.get("seed")] = text
         if len(set(texts.values())) == 1 and len(texts) == len(model["per_seed"]):
             notes.append(f"{name} claims {next(iter(texts.values()))}")
         else:
@@ -631,7 +637,7 @@ def _worded(claims: Mapping[str, Any]) -> str:
     values = {key: value for key, value in claims.items() if not isinstance(value, Mapping)}
     caveat = values.pop("caveat", "")
     said = ", ".join(f"{key} {_claim(value)}" for key, value in values.items())
-    return f"{said}. {caveat}".rstrip()
+    return f"{said}. {caveat}".rstrip() if said else caveat
 
 
 def _claim(value: Any) -> str:
@@ -639,7 +645,7 @@ def _claim(value: Any) -> str:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if number or isinstance(value, str):
         return f"{value:g}" if number else value
-    return json.dumps(value)
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _false_negatives(report: Experiment) -> dict[str, FalseNegativesVerdict]:

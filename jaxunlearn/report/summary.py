@@ -76,7 +76,7 @@ def _is_anew(name: str, values: dict[str, Any]) -> bool:
 
 def _text(value: Any) -> str:
     """A setting as JSON has it."""
-    return json.dumps(value)
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _checked(report: Experiment) -> list[str]:

@@ -1,5 +1,6 @@
 """The tables on a terminal, and as markdown for a draft or a README."""
 
+import re
 from itertools import groupby
 from typing import Literal
 
@@ -41,15 +42,20 @@ def markdown_table(report: Results) -> str:
     """
     parts = []
     for sheet in make_sheets(report):
-        lines = [sheet.header, ["---", *["--:"] * (len(sheet.header) - 1)]]
+        header = [_escaped(name) for name in sheet.header]
+        lines = [header, ["---", *["--:"] * (len(header) - 1)]]
         for i, row in enumerate(sheet.rows):
-            lines.append(
-                [f"**{cell}**" if (i, j) in sheet.best else cell for j, cell in enumerate(row)]
-            )
+            cells = [_escaped(cell) for cell in row]
+            lines.append([f"**{c}**" if (i, j) in sheet.best else c for j, c in enumerate(cells)])
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         notes = [note.replace("* marks", "Bold marks") for note in sheet.notes]
-        parts += [f"**{sheet.title}**", table, *notes, *sheet.findings]
+        parts += [f"**{_escaped(sheet.title)}**", table, *notes, *sheet.findings]
     return "\n\n".join([*parts, *(f"Note: {note}" for note in report["notes"])]) + "\n"
+
+
+def _escaped(text: str) -> str:
+    """Names as they are, and not as markdown: an underscore within a word is none."""
+    return re.sub(r"[\\|*`<]", r"\\\g<0>", text)
 
 
 def _table(sheet: Sheet, columns: list[int], narrow: bool) -> Table:
