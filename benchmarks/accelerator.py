@@ -1,12 +1,12 @@
 """What XLA makes of our programs for a TPU or GPU without one: `python benchmarks/accelerator.py`.
 
 Compiles augmentations and training steps for the chips of a topology, on any Linux machine, and
-prints what the compiler says of each program: arithmetic, bytes moved to and from memory, the time
-that its own cost model gives it (blank where the model has none), the least time that arithmetic
-and bytes take at the chip's published peaks, memory beside the arguments, and the exchanges between
-chips. Per chip. Nothing is run: these are a compiler's estimates, which leave out what waits for
-what. A GPU's compiler, which does not try out its kernels here, tells memory and exchanges alone.
-It takes JAX 0.7 or newer.
+prints what the compiler says of each program: arithmetic, bytes moved, in the chip's fast memory
+too, the least time that these take at the chip's published peaks, the time that a TPU's compiler
+reckons with (the sum of the cycles that it gives each kernel; of steps, one round of their loop),
+memory beside the arguments, and the exchanges between chips. Per chip. Nothing is run: these are a
+compiler's estimates, which leave out what waits for what. A GPU's compiler, which does not try out
+its kernels here, tells memory and exchanges alone. It takes JAX 0.7 or newer.
 
     pip install -e '.[tpu]'  && python benchmarks/accelerator.py --topology=v5e:2x4 --chips=8
     pip install -e '.[cuda]' && python benchmarks/accelerator.py --topology=h100:4 --chips=4
@@ -71,6 +71,8 @@ PEAKS = {
     **{"v4": (275, 1228), "v5e": (197, 819), "v5p": (459, 2765), "v6e": (918, 1640)},
     **{"h100": (989, 3352), "t4": (65, 320)},
 }
+# GHz, of which the peaks are multiples: 4, 8, 16 or 32 thousand products and sums a cycle.
+CLOCKS = {"v4": 1.05, "v5e": 1.5, "v5p": 1.75, "v6e": 1.75}
 # As JAX names them.
 KINDS = {"TPU v4": "v4", "TPU v5 lite": "v5e", "TPU v5": "v5p", "TPU v6 lite": "v6e"}
 # What XLA asks of a GPU, by its own list and NVIDIA's data sheets:
@@ -102,7 +104,7 @@ GPUS: dict[str, dict[str, Any]] = {
 }
 EXCHANGES = ("all-reduce", "all-gather", "all-to-all", "reduce-scatter", "collective-permute")
 CALLS = 3  # of which the fastest counts
-HEADER = ["program", "chips", "GFLOP", "GB", "XLA's ms", "at peak ms", "temporary MiB"]
+HEADER = ["program", "chips", "GFLOP", "GB", "at peak ms", "compiler's ms", "temporary MiB"]
 
 
 def compiled(function: Callable, mesh: Mesh, *args: Any, donate: tuple[int, ...] = ()) -> Any:
@@ -168,7 +170,8 @@ def step(policy: str, mesh: Mesh) -> tuple[Any, Any]:
         on(mesh, each(several, key)),
         *({}, (), None, (), ()),
     )
-    images = shape(mesh, (EXAMPLES.value, SIZE.value, SIZE.value, 3), jnp.uint8)
+    size = (EXAMPLES.value, SIZE.value, SIZE.value, 3)
+    images = on(mesh, training.Images.of(jax.ShapeDtypeStruct(size, jnp.uint8)))
     kind = Kind.of(training.Pass(training.cross_entropy, np.arange(1), np.zeros(1, np.int32), 0.1))
     state = on(mesh, each(several, jax.eval_shape(start, key, sample)))
     train = make_whole_epoch(setup, kind)
@@ -219,23 +222,58 @@ def chip() -> str:
     return TOPOLOGY.value.partition(":")[0]
 
 
-def describe(program: Any) -> list[Any]:
+def cycles(text: str, of_round: bool = False) -> float:
+    """The sum of the cycles in the text of a program compiled for a TPU.
+
+    Loops count as often as they go round where that is a constant, and once where it is not.
+
+    Args:
+      text: the program's.
+      of_round: only one round of the largest loop of rounds that are not known, as an epoch's.
+    """
+    blocks = re.findall(r"^(?:ENTRY )?%?([\w.-]+) [^\n]*\{\n(.*?)^\}", text, re.M | re.S)
+    lines = {name: body.splitlines() for name, body in blocks}
+
+    def rounds(condition: str) -> int:
+        """0: as many as an argument says."""
+        numbers = re.findall(r"s32\[\]\S* constant\((\d+)\)", "\n".join(lines[condition]))
+        return int(numbers[0]) if len(numbers) == 1 else 0
+
+    def of(name: str) -> tuple[float, float]:
+        """All cycles, and those of its largest loop of rounds that are not known."""
+        total, largest = 0.0, 0.0
+        for line in lines[name]:
+            if loop := re.search(r" while\(.*condition=%([\w.-]+), body=%([\w.-]+)", line):
+                inner, _ = of(loop[2])
+                number = rounds(loop[1])
+                total += max(number, 1) * inner
+                largest = max(largest, 0.0 if number else inner)
+            elif branches := re.search(r" conditional\(.*branch_computations=\{([^}]*)\}", line):
+                total += max(of(each.strip(" %"))[0] for each in branches[1].split(","))
+            elif found := re.search(r'"estimated_cycles":"(\d+)"', line):
+                total += int(found[1])
+        return total, largest
+
+    (entry,) = re.findall(r"^ENTRY %?([\w.-]+)", text, re.M)
+    return of(entry)[of_round]
+
+
+def describe(program: Any, is_step: bool) -> list[Any]:
     """The row of a compiled program."""
-    cost, memory = program.cost_analysis(), program.memory_analysis()
-    counts: list[Any] = ["", "", "", ""]
+    cost, memory, text = program.cost_analysis(), program.memory_analysis(), program.as_text()
+    counts: list[Any] = ["", "", ""]
     if cost is not None:
         flops, moved = cost.get("flops", 0.0), cost["bytes accessed"]
-        modelled, least = cost.get("optimal_seconds", -1.0), None
+        least: Any = ""
         if chip() in PEAKS:
             tera, giga = PEAKS[chip()]
             least = float(1000 * max(flops / (tera * 1e12), moved / (giga * 1e9)))
-        modelled = float(1000 * modelled) if modelled > 0 else ""
-        counts = [float(flops / 1e9), float(moved / 1e9), modelled, "" if least is None else least]
-    names = collections.Counter(
-        re.findall(rf" ({'|'.join(EXCHANGES)})(?:-start)?\(", program.as_text())
-    )
+        counts = [float(flops / 1e9), float(moved / 1e9), least]
+    reckoned = cycles(text, is_step) / (CLOCKS[chip()] * 1e6) if chip() in CLOCKS else ""
+    names = collections.Counter(re.findall(rf" ({'|'.join(EXCHANGES)})(?:-start)?\(", text))
     return [
         *counts,
+        reckoned,
         float(memory.temp_size_in_bytes / 2**20),
         ", ".join(f"{count} {name}" for name, count in names.items()),
     ]
@@ -270,7 +308,7 @@ def main(argv: list[str]) -> None:
                 program, args = {"augment": augmentation, "step": step}[part](policy, mesh)
                 seconds = time.perf_counter() - start
                 title = policy if part == "augment" else f"step, {policy}"
-                row = [title, chips, *describe(program), float(seconds)]
+                row = [title, chips, *describe(program, part == "step"), float(seconds)]
                 if kind == "here":
                     took = measure(program, args)
                     tera, _ = PEAKS.get(chip(), (0, 0))

@@ -81,7 +81,7 @@ def problem() -> tuple[Task, np.ndarray, np.ndarray]:
         weight_decay=DECAY,
     )
     programs = training.Programs(devices.make_mesh(1))
-    images = devices.replicate(dataset.train.images, programs.mesh)
+    images = devices.replicate(training.Images.of(dataset.train.images), programs.mesh)
     bench = training.Bench(setup, images, programs)
     labels = dataset.train.labels
     passes = [training.Pass(training.cross_entropy, np.arange(len(images)), labels, 0.05)] * EPOCHS

@@ -72,7 +72,7 @@ def ours(name: str, dtype: str, images: np.ndarray, labels: np.ndarray, width: i
         batch_size=len(images),
         weight_decay=5e-4,
     )
-    on_device = devices.replicate(images, programs.mesh)
+    on_device = devices.replicate(training.Images.of(images), programs.mesh)
     bench = training.Bench(setup, on_device, programs)
     state = start_state(training.fresh(bench, 0), setup, programs.mesh)
     action = training.Pass(training.cross_entropy, np.arange(len(images)), labels, LR)

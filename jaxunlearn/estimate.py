@@ -22,6 +22,7 @@ from jaxunlearn.errors import UserError
 from jaxunlearn.methods.table import actions
 from jaxunlearn.methods.task import Task
 from jaxunlearn.trained import Recipe
+from jaxunlearn.training.images import Images
 from jaxunlearn.training.passes import Ask, Conversation, Pass, Replace, Restore, Save, Variables
 from jaxunlearn.training.step import (
     Bench,
@@ -107,7 +108,7 @@ def cost(recipe: Recipe) -> Cost:
     """
     setup = dataclasses.replace(recipe.setup, augment=build_chain(()))
     dataset, counted = recipe.dataset, _Counted()
-    images = jax.ShapeDtypeStruct(dataset.train.images.shape, jnp.uint8)
+    images = Images.of(jax.ShapeDtypeStruct(dataset.train.images.shape, jnp.uint8))
     start = _zeros(_initial(setup, images.shape[1:]))
     task = _OnShapes(
         **recipe.inputs,
@@ -120,7 +121,9 @@ def cost(recipe: Recipe) -> Cost:
         _follow(task, recipe.settings, start)
     for which in SETS:
         task.sweep(logits, np.arange(len(getattr(dataset, which))), reduce="stack")
-    stays = images.size + 5 * _bytes(start)  # images; parameters, gradient, moments, update, copy
+    stays = dataset.train.images.size + 5 * _bytes(
+        start
+    )  # images; parameters, gradient, moments, update, copy
     return Cost(counted.flops, counted.images, stays + counted.largest)
 
 

@@ -24,6 +24,7 @@ from jaxunlearn.metrics.predictions import Predictions
 from jaxunlearn.models import brought
 from jaxunlearn.report.progress import progress
 from jaxunlearn.store import Checkpoints, Store, load_tree, make_key, read_meta, read_npz, save_tree
+from jaxunlearn.training.images import Images
 from jaxunlearn.training.loop import DivergedError, Point, Result, run
 from jaxunlearn.training.passes import Action, Variables
 from jaxunlearn.training.programs import Programs
@@ -165,15 +166,15 @@ class Trainer:
     predict_batch: int
     diverged: Path
 
-    _images: dict[str, jax.Array] = dataclasses.field(default_factory=dict, init=False)
+    _images: dict[str, Images] = dataclasses.field(default_factory=dict, init=False)
     _parents: dict[str, Variables] = dataclasses.field(default_factory=dict, init=False)
     _obtained: dict[str, Trained] = dataclasses.field(default_factory=dict, init=False)
 
-    def images(self, dataset: Dataset) -> jax.Array:
+    def images(self, dataset: Dataset) -> Images:
         """The training images on the devices; those of one data set at a time."""
         if dataset.fingerprint not in self._images:
             self._images.clear()
-            placed = devices.replicate(dataset.train.images, self.programs.mesh)
+            placed = devices.replicate(Images.of(dataset.train.images), self.programs.mesh)
             self._images[dataset.fingerprint] = placed
         return self._images[dataset.fingerprint]
 

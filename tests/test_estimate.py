@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import jax
 import numpy as np
 import pytest
 import toy
@@ -82,7 +81,8 @@ def test_memory_is_about_what_the_compiled_step_takes(path):
     setup = dataclasses.replace(recipe.setup, batch_size=256)
     made = estimate.cost(dataclasses.replace(recipe, setup=setup))
     programs = toy.programs()
-    bench = training.Bench(setup, jax.numpy.asarray(recipe.dataset.train.images), programs)
+    placed = training.Images.of(jax.numpy.asarray(recipe.dataset.train.images))
+    bench = training.Bench(setup, placed, programs)
     variables = training.fresh(bench, 0)
     action = training.Pass(
         training.cross_entropy, recipe.split.retain, recipe.dataset.train.labels, 0.1

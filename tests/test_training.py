@@ -42,6 +42,18 @@ def epochs(count, labels, objective=training.cross_entropy, indices=None, lr=0.0
     return [training.Pass(objective, indices, labels, lr, count, **kwargs) for _ in range(count)]
 
 
+@pytest.mark.parametrize("shape", [(5, 28, 28, 1), (4, 96, 96, 3), (3, 131, 131, 1)])
+def test_images_lie_in_rows_and_come_as_they_were(shape):
+    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    made = training.Images.of(images)
+    assert made.shape == shape and len(made) == shape[0]
+    assert made.rows.ndim == 2 and made.rows.shape[1] <= 2**14
+    index = np.array([[2, 0], [1, 2]])
+    placed = jax.tree.map(jnp.asarray, made)
+    assert np.array_equal(jax.jit(lambda made, index: made[index])(placed, index), images[index])
+    assert np.array_equal(np.asarray(made), images)
+
+
 def test_batches_pad_with_real_examples_that_do_not_count():
     order, weight = step.batches(np.arange(10, 17), 4)
     assert order.tolist() == [[10, 11, 12, 13], [14, 15, 16, 10]]

@@ -90,7 +90,9 @@ def task(seed=0, the_setup=None, count=1, malignant=(2,), images=None, **changes
         val=Examples(*images_and_labels(30, seed=1)),
         seed=seed,
         original=initial(),
-        bench=training.Bench(the_setup or setup(), devices.replicate(images, on.mesh), on),
+        bench=training.Bench(
+            the_setup or setup(), devices.replicate(training.Images.of(images), on.mesh), on
+        ),
     )
     return Task(**{**values, **changes})
 

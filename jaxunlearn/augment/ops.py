@@ -181,11 +181,35 @@ def all_at_once(images: Array, steps: Step, by: LookUps) -> Array:
         # Otherwise passes in a row would be fused, and the first repeated for every later pixel.
         return lax.optimization_barrier(planes), None
 
+    def chains(planes, steps):
+        by_pass = jax.tree.map(lambda field: field.swapaxes(0, 1), steps)
+        # A TPU moves three times as much in the rounds of a loop.
+        return lax.scan(do, planes, by_pass, unroll=by is PRODUCTS)[0]
+
     planes = images.transpose(0, 3, 1, 2).reshape(count, channels, -1)
-    by_pass = jax.tree.map(lambda field: field.swapaxes(0, 1), steps)
-    # A TPU moves three times as much in the rounds of a loop.
-    planes = lax.scan(do, planes, by_pass, unroll=by is PRODUCTS)[0]
+    if by is PRODUCTS and planes.shape[-1] > SMALL:
+        planes = _in_rounds(chains, planes, steps)
+    else:
+        planes = chains(planes, steps)
     return planes.reshape(count, channels, *size).transpose(0, 2, 3, 1)
+
+
+def _in_rounds(chains: Callable[[Array, Step], Array], planes: Array, steps: Step) -> Array:
+    """The chains of some images at a time, so that all between lies in a TPU's fast memory.
+
+    Every chip has its share of each round: a round's images lie apart, by the number of rounds.
+    """
+    count = len(planes)
+    least = max(count / ROUNDS, ROUND)
+    of_chips = math.gcd(count, 64)  # which divides what chips share, as far as it can
+    size = next(
+        (n for n in range(of_chips, count, of_chips) if count % n == 0 and n >= least), count
+    )
+    apart = jax.tree.map(
+        lambda a: a.reshape(size, count // size, *a.shape[1:]).swapaxes(0, 1), (planes, steps)
+    )
+    done = lax.map(lambda each: chains(*each), apart)
+    return done.swapaxes(0, 1).reshape(planes.shape)
 
 
 def _chosen(kinds: Array, default: Array, values: dict[int, Array]) -> Array:
@@ -314,6 +338,7 @@ def gathered_levels(planes: Array, tables: Array) -> Array:
 # never in memory.
 
 EXACT = jnp.bfloat16  # of whole numbers up to 256
+ROUND, ROUNDS = 32, 12  # images of more pixels than SMALL at a time, at least; times, at most
 SMALL = 32 * 32  # pixels of an image up to which a product over all of them moves less
 
 
@@ -362,9 +387,16 @@ def _warp_by_axes(planes: Array, warps: Array, whole: Size) -> Array:
     given = column[:, :, None] == jnp.arange(size)[None, None, :, None, None]
     found = _product("bcrs,brskx->bcrkx", planes, given.astype(EXACT)).astype(jnp.uint8)
     found = lax.optimization_barrier(found)  # to be stored as such, not as bfloat16
-    y = jnp.where((d * x + e * y + f) >> 16 == row, jnp.where(up, last - y, y), -1)
-    wanted = y[:, :, :, None] == jnp.arange(height)[None, None, None, :, None]
-    done = _product("bcrkx,brkyx->bcyx", found.astype(EXACT), wanted.astype(EXACT))
+    # Which of these an output pixel is: of its row, and the first or second that comes from there.
+    x, y = jnp.arange(width)[None, :, None], jnp.arange(height)[None, None, :]
+    d, e, f, up = (field[..., 0] for field in (d, e, f, up))
+    y = jnp.where(up, last - y, y)
+    row = (d * x + e * y + f) >> 16
+    place = 2 * row + ((d * x + e * (y - 1) + f) >> 16 == row)  # [B, W, H]
+    found = found.transpose(0, 1, 4, 2, 3).reshape(*shape[:2], width, -1)
+    found, place = lax.optimization_barrier((found, place))
+    wanted = place[:, :, None] == jnp.arange(2 * size)[None, None, :, None]
+    done = _product("bcxm,bxmy->bcxy", found.astype(EXACT), wanted.astype(EXACT)).swapaxes(2, 3)
     # A TPU has no room to turn whole levels that are stored as uint8 from one layout to another.
     return lax.optimization_barrier(done.reshape(shape)).astype(jnp.uint8)
 

@@ -5,6 +5,7 @@ carries them out. Everything that a step reads (the order of the examples, label
 key) is on the device before its epoch starts, so the hot loop moves nothing.
 """
 
+from jaxunlearn.training.images import Images
 from jaxunlearn.training.links import add_decay, add_noise, clip_norm, keep
 from jaxunlearn.training.loop import DivergedError, Point, Result, run
 from jaxunlearn.training.passes import (
@@ -30,6 +31,7 @@ __all__ = [
     "Batch",
     "Bench",
     "DivergedError",
+    "Images",
     "Link",
     "Objective",
     "Pass",

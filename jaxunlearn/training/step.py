@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from jaxunlearn import devices, rules
 from jaxunlearn.keys import stage_key
 from jaxunlearn.models.model import Model
+from jaxunlearn.training.images import Images
 from jaxunlearn.training.passes import Batch, Objective, Pass, Variables
 from jaxunlearn.training.programs import Programs
 
@@ -38,12 +39,12 @@ class Bench(NamedTuple):
 
     Attributes:
       setup: settings shared by every step.
-      images: training images uint8 `[N, H, W, C]`, on the devices.
+      images: training images, on the devices.
       programs: compiled programs, kept from run to run.
     """
 
     setup: Setup
-    images: jax.Array
+    images: Images
     programs: Programs
 
 
@@ -203,7 +204,7 @@ def part_key(key: jax.Array, name: str) -> jax.Array:
 
 
 def _look(
-    setup: Setup, images: jax.Array, epoch: Epoch, index: jax.Array, targets: jax.Array, key: Any
+    setup: Setup, images: Images, epoch: Epoch, index: jax.Array, targets: jax.Array, key: Any
 ) -> tuple[jax.Array, jax.Array]:
     """A stream's images as the model sees them, and their targets; its own are not augmented."""
     drawn, mixed = setup.augment(images[index], targets, key)
@@ -224,7 +225,7 @@ def _chain(applies: tuple[Callable, ...], data: tuple, value: Any, params: Any, 
     return value
 
 
-def _make_batch(setup: Setup, kind: Kind, state: TrainState, images: jax.Array, epoch: Epoch):
+def _make_batch(setup: Setup, kind: Kind, state: TrainState, images: Images, epoch: Epoch):
     """The batch of the state's position, and a forward pass over its streams.
 
     Returns:
@@ -284,7 +285,7 @@ def make_step(setup: Setup, kind: Kind) -> Callable:
     """Returns the pure `step(state, images [N, H, W, C], epoch) -> (state, metrics)`."""
     tx = optimizer(setup)
 
-    def step(state: TrainState, images: jax.Array, epoch: Epoch):
+    def step(state: TrainState, images: Images, epoch: Epoch):
         batch, labels, forward = _make_batch(setup, kind, state, images, epoch)
         key = part_key(jax.random.fold_in(epoch.key, state.position), "links")
 
@@ -331,7 +332,7 @@ def make_whole_epoch(setup: Setup, kind: Kind) -> Callable:
     """The whole epoch as one program, for accelerators; metrics by step, `[rows]` each."""
     step = make_step(setup, kind)
 
-    def whole_epoch(state: TrainState, images: jax.Array, epoch: Epoch):
+    def whole_epoch(state: TrainState, images: Images, epoch: Epoch):
         def body(i, carry):
             state, rows = carry
             state, metrics = step(state, images, epoch)
