@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy
@@ -81,7 +82,7 @@ def test_memory_is_about_what_the_compiled_step_takes(path):
     setup = dataclasses.replace(recipe.setup, batch_size=256)
     made = estimate.cost(dataclasses.replace(recipe, setup=setup))
     programs = toy.programs()
-    placed = training.Images.of(jax.numpy.asarray(recipe.dataset.train.images))
+    placed = training.Images.of(jnp.asarray(recipe.dataset.train.images))
     bench = training.Bench(setup, placed, programs)
     variables = training.fresh(bench, 0)
     action = training.Pass(
