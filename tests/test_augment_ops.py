@@ -1,4 +1,6 @@
 import functools
+import math
+import re
 import runpy
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import strategies as st
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxunlearn.augment import ops, policies
 from jaxunlearn.errors import UserError
@@ -209,6 +212,34 @@ def test_large_images_are_warped_by_products_as_by_gathers(shape):
         for by in (ops.PRODUCTS, ops.GATHERS)
     )
     np.testing.assert_array_equal(by_products, by_gathers)
+
+
+@pytest.mark.parametrize("count, rounds", [(24, 3), (12, 3), (9, 3), (7, 1)])
+def test_large_images_in_rounds_over_chips_exchange_nothing(count, rounds, monkeypatch):
+    monkeypatch.setattr(ops, "ROUND", 2)
+    monkeypatch.setattr(ops, "ROUNDS", 4)
+    shape = (33, 33, 3)
+    images = images_of(shape)[np.arange(count) % 4]
+    names = ("rotate", "equalize", "color", "shear_x", "solarize", "autocontrast")
+    encoded = [ops.ENCODERS[name](0.2 * i, *shape[:2]) for i, name in enumerate(names)]
+    chains = [[encoded[(i + j) % len(encoded)] for j in range(2)] for i in range(count)]
+    steps = ops.Step(
+        *(
+            np.array([[getattr(step, field) for step in chain] for chain in chains])
+            for field in ops.Step._fields
+        )
+    )
+    by_products, by_gathers = (
+        functools.partial(ops.all_at_once, by=by) for by in (ops.PRODUCTS, ops.GATHERS)
+    )
+    found = equations(jax.make_jaxpr(by_products)(images, steps).jaxpr)
+    assert rounds in [each.params["length"] for each in found if each.primitive.name == "scan"]
+    chips = Mesh(np.array(jax.devices()[: math.gcd(count, 4)]), ("data",))
+    spread = NamedSharding(chips, PartitionSpec("data"))
+    args = jax.device_put((images, steps), spread)
+    program = jax.jit(by_products, out_shardings=spread).lower(*args).compile()
+    assert not re.search("all-gather|all-to-all|collective|all-reduce", program.as_text())
+    np.testing.assert_array_equal(program(*args), by_gathers(images, steps))
 
 
 @pytest.mark.parametrize("shape", [(9, 9, 3), (6, 11, 1)])
