@@ -1,9 +1,9 @@
 """Which methods are worth using, of one data set: `python benchmarks/worth.py PUBLISHED [TUNED]`.
 
 Prints one row for each method from the folder of a finished run, as `configs/all_methods.py` makes
-it, with the settings as they are given; or of two of the same seeds, the second with those that
-`config.tune` chose on the first seed. The lowest Avg Gap comes first, of the tuned where there
-are any.
+it, with the settings as they are given, or with those that its `tuning.json` has; or of two of the
+same seeds, the second with those that `config.tune` chose on the first seed. The lowest Avg Gap
+comes first, of the tuned where there are any.
 """
 
 import json
@@ -58,8 +58,13 @@ def check(report: Any) -> None:
         raise UserError("retrained was made elsewhere, and how long that took is not known")
 
 
-def alone(published: Any) -> list[list[str]]:
-    """A row for each method, for the original and for retrained, of one run."""
+def alone(published: Any, tuning: dict[str, Any]) -> list[list[str]]:
+    """A row for each method, for the original and for retrained, of one run.
+
+    Args:
+      published: its results, with a retrained model.
+      tuning: the methods of its `tuning.json`; where there is none, there is no column for regret.
+    """
     check(published)
     anew, found = retraining(published), []
     for name, model in published["models"].items():
@@ -68,6 +73,8 @@ def alone(published: Any) -> list[list[str]]:
         time = "" if name in results.REFERENCES else share(model, anew)
         counts = [change(model, key) for key in ("fn_change", "fp_change")]
         cells = [f"`{name}`", gap(model), *shares, *counts, time]
+        if tuning:
+            cells.append(f"{tuning[name]['regret']:.1f}" if name in tuning else "")
         found.append((mean["avg_gap"], cells))
     return [cells for _, cells in sorted(found)]
 
@@ -127,11 +134,13 @@ def main(argv: list[str]) -> None:
         raise app.UsageError("give folders: python benchmarks/worth.py PUBLISHED [TUNED]")
     try:
         published, *more = (results.load(folder) for folder in argv[1:])
+        file, tuning = Path(argv[-1]) / "tuning.json", {}
+        if more or file.is_file():
+            tuning = json.loads(file.read_text(encoding="utf-8"))["methods"]
         if more:
-            tuning = json.loads((Path(argv[2]) / "tuning.json").read_text(encoding="utf-8"))
-            header, found = BOTH, rows(published, more[0], tuning["methods"])
+            header, found = BOTH, rows(published, more[0], tuning)
         else:
-            header, found = ALONE, alone(published)
+            header, found = ALONE + ["regret"] * bool(tuning), alone(published, tuning)
     except (UserError, OSError, ValueError, KeyError) as error:
         raise app.UsageError(f"{type(error).__name__}: {error}") from error
     seeds = ", ".join(map(str, published["seeds"]))
@@ -145,7 +154,7 @@ def main(argv: list[str]) -> None:
     )
     show(header, found)
     if more:
-        print(f"\n{means(published, more[0], tuning['methods'])}")
+        print(f"\n{means(published, more[0], tuning)}")
 
 
 if __name__ == "__main__":

@@ -109,6 +109,7 @@ def test_images_use_the_range_without_clipping(dataset):
     "fields, message",
     [
         (dict(count=9), r"data\.count must be a whole number, 10 or more, got 9"),
+        (dict(count=10, seed=10), r"data\.count=10 gave lesions of one class alone; ask for more"),
         (dict(size=7), r"data\.size must be a whole number, 8 or more, got 7"),
     ],
 )

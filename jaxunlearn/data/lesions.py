@@ -40,7 +40,8 @@ def load(config: Any) -> Dataset:
         third as many), `size` the image side, `seed` seeds every draw.
 
     Raises:
-      UserError: the images do not fit in this machine's memory.
+      UserError: the images do not fit in this machine's memory; or are so few that all are of one
+        class.
     """
     count, size = int(config.count), int(config.size)  # NumPy's integers would overflow
     _check_memory(count, size)
@@ -53,6 +54,8 @@ def load(config: Any) -> Dataset:
     wrong = stage_rng("wrong labels", config.seed).permutation(count)
     wrong = wrong[: round(WRONG_LABELS * count)]
     train.labels[wrong] = 1 - train.labels[wrong]
+    if len(np.unique(train.labels)) < 2:
+        raise UserError(f"data.count={count} gave lesions of one class alone; ask for more")
     return Dataset(
         "lesions (synthetic)",
         *(train, val, test),
