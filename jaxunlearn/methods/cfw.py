@@ -51,13 +51,7 @@ def balance(labels: np.ndarray, count: int) -> np.ndarray:
 def noisy(task: Task, variables: Variables, sigma: float, draw: int) -> Variables:
     """Variables with noise on the first layer's kernel."""
     stem, rng = parts.layers_of(task)[0].kernel, task.noise_rng("cfw", draw)
-
-    def one(path: str, leaf: np.ndarray) -> np.ndarray:
-        if path != stem:
-            return leaf
-        return (leaf + sigma * rng.standard_normal(leaf.shape)).astype(leaf.dtype)
-
-    return {**variables, "params": parts.by_path(one, variables["params"])}
+    return {**variables, "params": parts.noised(variables["params"], [stem], sigma, rng)}
 
 
 def passes(task: Task, config: Any) -> Iterator[Pass | Replace]:

@@ -6,7 +6,7 @@ that is a convolution or a product, it is the kernel of a layer.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -128,6 +128,17 @@ def marked(params: Any, paths: Sequence[str]) -> Any:
 def last(params: Any, layers: Sequence[Layer], k: int) -> Any:
     """A mask that lets the last k layers change, and all that is used between and after them."""
     return marked(params, [path for layer in layers[-k:] for path in layer.params] if k else [])
+
+
+def noised(params: Any, paths: Collection[str], sigma: float, rng: np.random.Generator) -> Any:
+    """Parameters with noise N(0, sigma²) on those of the given paths."""
+
+    def one(path: str, leaf: np.ndarray) -> np.ndarray:
+        if path not in paths:
+            return leaf
+        return (leaf + sigma * rng.standard_normal(leaf.shape)).astype(leaf.dtype)
+
+    return by_path(one, params)
 
 
 def redraw(params: Any, owners: Mapping[str, Layer], rng: np.random.Generator) -> Any:

@@ -67,13 +67,7 @@ def _noisy(
 ) -> Variables:
     """Variables with noise on some parameters."""
     rng = task.noise_rng("rni noise", epoch)
-
-    def one(path: str, leaf: np.ndarray) -> np.ndarray:
-        if path not in names:
-            return leaf
-        return (leaf + sigma * rng.standard_normal(leaf.shape)).astype(leaf.dtype)
-
-    return {**variables, "params": parts.by_path(one, variables["params"])}
+    return {**variables, "params": parts.noised(variables["params"], names, sigma, rng)}
 
 
 def passes(task: Task, config: Any) -> Iterator[Action]:
