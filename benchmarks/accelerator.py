@@ -171,7 +171,7 @@ def step(policy: str, mesh: Mesh) -> tuple[Any, Any]:
         *({}, (), None, (), ()),
     )
     size = (EXAMPLES.value, SIZE.value, SIZE.value, 3)
-    images = on(mesh, training.Images.of(jax.ShapeDtypeStruct(size, jnp.uint8)))
+    images = on(mesh, training.Images.of(jax.ShapeDtypeStruct(size, jnp.uint8), aligned=True))
     kind = Kind.of(training.Pass(training.cross_entropy, np.arange(1), np.zeros(1, np.int32), 0.1))
     state = on(mesh, each(several, jax.eval_shape(start, key, sample)))
     train = make_whole_epoch(setup, kind)

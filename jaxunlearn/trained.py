@@ -174,7 +174,9 @@ class Trainer:
         """The training images on the devices; those of one data set at a time."""
         if dataset.fingerprint not in self._images:
             self._images.clear()
-            placed = devices.replicate(Images.of(dataset.train.images), self.programs.mesh)
+            mesh = self.programs.mesh
+            images = Images.of(dataset.train.images, aligned=not devices.on_cpu(mesh))
+            placed = devices.replicate(images, mesh)
             self._images[dataset.fingerprint] = placed
         return self._images[dataset.fingerprint]
 

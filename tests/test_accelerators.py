@@ -120,7 +120,15 @@ def test_a_step_compiles_for_a_tpu_without_gathers_of_pixels_or_of_other_chips_e
     done = subprocess.run(command, capture_output=True, text=True)
     assert_split_over_chips(done, 2)
     for path in tmp_path.iterdir():
-        for found in re.findall(r" = \w+\[([\d,]*)\]\S* gather\(", path.read_text("utf-8")):
-            shape = [int(n) for n in found.split(",") if n]
-            # A batch's images are gathered whole, which is one look-up each.
-            assert np.prod(shape[:-3] or [1]) <= batch, (path.name, shape)
+        text = path.read_text("utf-8")
+        gathers = re.findall(r" = \w+\[([\d,]*)\]\S* gather\(.*slice_sizes=\{([\d,]*)\}", text)
+        assert gathers
+        for found, each in gathers:
+            whole, piece = (
+                np.prod([int(n) for n in sizes.split(",") if n]) for sizes in (found, each)
+            )
+            # A batch's images are gathered whole, one look-up each; of the two ops of each image
+            # one look-up in their tables.
+            assert whole / piece <= 2 * batch, (path.name, found, each)
+        # Nor are all copied within the chip's memory, S(1) being its own fast one.
+        assert not re.search(rf" = u8\[{count},[\d,]*\]\{{[^}}S]*\}} copy\(", text)

@@ -45,13 +45,20 @@ def epochs(count, labels, objective=training.cross_entropy, indices=None, lr=0.0
 @pytest.mark.parametrize("shape", [(5, 28, 28, 1), (4, 96, 96, 3), (3, 131, 131, 1)])
 def test_images_lie_in_rows_and_come_as_they_were(shape):
     images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    made = training.Images.of(images)
-    assert made.shape == shape and len(made) == shape[0]
-    assert made.rows.ndim == 2 and made.rows.shape[1] <= 2**14
     index = np.array([[2, 0], [1, 2]])
-    placed = jax.tree.map(jnp.asarray, made)
-    assert np.array_equal(jax.jit(lambda made, index: made[index])(placed, index), images[index])
-    assert np.array_equal(np.asarray(made), images)
+    for aligned in (False, True):
+        made = training.Images.of(images, aligned)
+        assert made.shape == shape and len(made) == shape[0]
+        if aligned:
+            assert made.rows.ndim == 2 and made.rows.shape[1] % 128 == 0
+            there = jax.ShapeDtypeStruct(shape, np.uint8)
+            assert training.Images.of(there, aligned).rows.shape == made.rows.shape
+        else:
+            assert np.shares_memory(made.rows, images)
+        placed = jax.tree.map(jnp.asarray, made)
+        taken = jax.jit(lambda made, index: made[index])(placed, index)
+        assert np.array_equal(taken, images[index])
+        assert np.array_equal(np.asarray(made), images)
 
 
 def test_batches_pad_with_real_examples_that_do_not_count():
