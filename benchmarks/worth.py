@@ -21,6 +21,8 @@ from jaxunlearn.metrics import results
 ALONE = [
     *("method", "Avg Gap", "UA", "RA", "TA", "MIA", "cancers missed", "false alarms", "time"),
 ]
+# Their names may differ, and how the request is written: what is forgotten stands in the split.
+SAME = [*(field for field in pool.SHARED if field not in ("name", "request")), "seeds"]
 BOTH = [
     *("method", "Avg Gap, published", "tuned", "regret", "cancers missed, published", "tuned"),
     *("time, published", "tuned", "tuning"),
@@ -90,7 +92,7 @@ def rows(published: Any, tuned: Any, tuning: dict[str, Any]) -> list[list[str]]:
     Raises:
       UserError: the two are not of one experiment with retrained.
     """
-    for field in (*pool.SHARED[1:], "seeds"):  # their names may differ
+    for field in SAME:
         if published[field] != tuned[field]:
             raise UserError(f"the two runs differ in {field}; give two of one experiment")
     check(published)
@@ -112,21 +114,28 @@ def rows(published: Any, tuned: Any, tuning: dict[str, Any]) -> list[list[str]]:
     return [cells for _, cells in sorted(found)]
 
 
-def means(published: Any, tuned: Any, tuning: dict[str, Any]) -> str:
+def means(published: Any, tuned: Any, tuning: dict[str, Any], seed: int) -> str:
     """Of all methods that were tuned: mean Avg Gaps, and how far the chosen are above the best."""
     names = tuning.keys() & tuned["models"].keys() & published["models"].keys()
     if not names:
         return "No method was tuned."
-    gaps = [
-        statistics.mean(report["models"][name]["mean"]["avg_gap"] for name in names)
-        for report in (published, tuned)
-    ]
+
+    def mean(report: Any, seeds: list[int]) -> str:
+        at = [i for i, each in enumerate(report["seeds"]) if each in seeds]
+        models = [report["models"][name]["per_seed"] for name in names]
+        return f"{statistics.mean(model[i]['avg_gap'] for model in models for i in at):.1f}"
+
+    lines = [f"Mean Avg Gap of {len(names)} methods:"]
+    others = [each for each in published["seeds"] if each != seed]
+    for seeds, which in (([seed], f"on seed {seed}, which chose"), (others, "on the others")):
+        if seeds:
+            lines.append(f"{which}: given {mean(published, seeds)}, tuned {mean(tuned, seeds)};")
     regrets = [tuning[name]["regret"] for name in names]
-    return (
-        f"Mean Avg Gap of {len(names)} methods: published {gaps[0]:.1f}, tuned {gaps[1]:.1f}; "
-        f"regret {statistics.mean(regrets):.1f}, at most {max(regrets):.1f}; at most 0.1 of "
-        f"{sum(regret <= 0.1 for regret in regrets)} of them."
+    few = sum(regret <= 0.1 for regret in regrets)
+    lines.append(
+        f"regret {statistics.mean(regrets):.1f}, at most {max(regrets):.1f}; of {few} at most 0.1."
     )
+    return " ".join(lines)
 
 
 def main(argv: list[str]) -> None:
@@ -134,9 +143,10 @@ def main(argv: list[str]) -> None:
         raise app.UsageError("give folders: python benchmarks/worth.py PUBLISHED [TUNED]")
     try:
         published, *more = (results.load(folder) for folder in argv[1:])
-        file, tuning = Path(argv[-1]) / "tuning.json", {}
+        file, tuning, seed = Path(argv[-1]) / "tuning.json", {}, 0
         if more or file.is_file():
-            tuning = json.loads(file.read_text(encoding="utf-8"))["methods"]
+            read = json.loads(file.read_text(encoding="utf-8"))
+            tuning, seed = read["methods"], read["seed"]
         if more:
             header, found = BOTH, rows(published, more[0], tuning)
         else:
@@ -154,7 +164,7 @@ def main(argv: list[str]) -> None:
     )
     show(header, found)
     if more:
-        print(f"\n{means(published, more[0], tuning)}")
+        print(f"\n{means(published, more[0], tuning, seed)}")
 
 
 if __name__ == "__main__":
