@@ -68,4 +68,4 @@ class Images:
         return found.reshape(*index.shape, *self.size)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(self.rows)[:, : self._values].reshape(self.shape)
+        return np.array(np.asarray(self.rows)[:, : self._values].reshape(self.shape), dtype)
