@@ -168,6 +168,12 @@ def test_columns_without_a_name_and_commas_in_names(write, header):
     assert all(text == "3" for text in table.cells["train"][:2].ravel())
 
 
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_every_cell_may_be_quoted(write, separator):
+    lines = [separator.join(f'"{cell}"' for cell in row) for row in (("index", "who"), ("1", "A"))]
+    assert rows.read(write(lines), "path", dataset()).cells["train"][1].tolist() == ["A"]
+
+
 def test_numbers_are_ids_as_they_are_written(write):
     lines = ["patient,index", "007,0", "7,1", "8,2"]
     split, _ = forget.resolve(request(write(lines), "patient", 7), dataset())
@@ -223,6 +229,7 @@ def test_several_ids_in_one_text_are_told_how_to_be_given(write):
         (["index,patient", "-1,A"], "the index '-1' is not in train"),
         (["index,patient", "1.0,A"], "the index '1.0' is not in train"),
         (["index,set,patient", "0,trian,A"], "the set is 'trian'; allowed: train, val, test"),
+        (['"index'], "line 1: the first line has an open or misplaced quotation mark"),
         (["index,patient", "0,A,B"], "line 2 has 3 cells, and the first 2"),
         (["index,patient", '0,"A'], "unexpected end of data"),
         (["index,patient", "0,P18"], "has patient 'P17', among 1 values; did you mean 'P18'"),

@@ -1,5 +1,6 @@
 """A table of whose images are whose: a CSV with a row for each image, as hospitals keep them."""
 
+import contextlib
 import csv
 import re
 from collections.abc import Iterable
@@ -63,7 +64,7 @@ def read(path: str, what: str, dataset: Dataset) -> Table:
     """
     file = reading.regular(path, what, FORM)
     lines = reading.text(file, FORM).split("\n")
-    name = reading.named(file)
+    name, rows = reading.named(file), None
     try:
         rows, header = _headed(lines)
         if len(set(header)) < len(header) or INDEX not in header:
@@ -101,7 +102,8 @@ def read(path: str, what: str, dataset: Dataset) -> Table:
             seen.add((which, index))
             cells[which][index] = list(given.values())
     except csv.Error as error:
-        raise UserError(f"{name}, line {rows.line_num}: {error}; {FORM.advice}") from error
+        place = f"{name}, line {rows.line_num if rows else 1}"
+        raise UserError(f"{place}: {error}; {FORM.advice}") from error
     return Table(file, columns, cells)
 
 
@@ -110,7 +112,10 @@ def _headed(lines: list[str]) -> tuple[Any, list[str]]:
     found = []
     for separator in ",;\t":
         rows = csv.reader(lines, delimiter=separator, strict=True)
-        found.append((rows, [_column(cell.strip()) for cell in next(rows)]))
+        with contextlib.suppress(csv.Error):  # "a";"b" is no line with commas
+            found.append((rows, [_column(cell.strip()) for cell in next(rows)]))
+    if not found:
+        raise csv.Error("the first line has an open or misplaced quotation mark")
     return next((each for each in found if INDEX in each[1]), found[0])
 
 
