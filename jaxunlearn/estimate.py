@@ -121,9 +121,8 @@ def cost(recipe: Recipe) -> Cost:
         _follow(task, recipe.settings, start)
     for which in SETS:
         task.sweep(logits, np.arange(len(getattr(dataset, which))), reduce="stack")
-    stays = dataset.train.images.size + 5 * _bytes(
-        start
-    )  # images; parameters, gradient, moments, update, copy
+    # Images; parameters, gradient, moments, update, copy.
+    stays = dataset.train.images.size + 5 * _bytes(start)
     return Cost(counted.flops, counted.images, stays + counted.largest)
 
 
