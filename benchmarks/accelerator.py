@@ -71,7 +71,7 @@ PEAKS = {
     **{"v4": (275, 1228), "v5e": (197, 819), "v5p": (459, 2765), "v6e": (918, 1640)},
     **{"h100": (989, 3352), "t4": (65, 320)},
 }
-# GHz, of which the peaks are multiples: 4, 8, 16 or 32 thousand products and sums a cycle.
+# GHz, by which the peaks are 2¹⁶, 2¹⁷ or 2¹⁸ products and sums a cycle.
 CLOCKS = {"v4": 1.05, "v5e": 1.5, "v5p": 1.75, "v6e": 1.75}
 # As JAX names them.
 KINDS = {"TPU v4": "v4", "TPU v5 lite": "v5e", "TPU v5": "v5p", "TPU v6 lite": "v6e"}

@@ -209,13 +209,13 @@ def _listed(dataset: Dataset, labels: np.ndarray) -> str:
 def _level_notes(dataset: Dataset) -> list[str]:
     """Whether images look as if they had been made uint8 the wrong way."""
     images = dataset.train.images
-    highest = int(images.max())
-    if highest <= 1:
+    highest = images.max((1, 2, 3))
+    if highest.max() <= 1:
         return [
-            f"The highest level of train is {highest}, where 255 is white: images from 0 to 1 "
-            "become (255 * x).round().astype(np.uint8)."
+            f"The highest level of train is {highest.max()}, where 255 is white: images from 0 to "
+            "1 become (255 * x).round().astype(np.uint8)."
         ]
-    flat = int((images.max((1, 2, 3)) == images.min((1, 2, 3))).sum())
+    flat = int((highest == images.min((1, 2, 3))).sum())
     if flat == 0:
         return []
     return [

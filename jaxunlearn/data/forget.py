@@ -155,11 +155,11 @@ def _left_by_table(
     unknown |= {request.column: ["train"]} if request.column != column else {}
     notes = []
     for name, of in unknown.items():
-        cells = {which: table.column(name)[which] for which in of}
+        cells = table.column(name)
         counts = [
-            f"{(texts == '').sum()} of {len(texts)} of {which}"
-            for which, texts in cells.items()
-            if (texts == "").any()
+            f"{(cells[which] == '').sum()} of {len(cells[which])} of {which}"
+            for which in of
+            if (cells[which] == "").any()
         ]
         if counts:
             notes.append(

@@ -32,40 +32,35 @@ class Images:
     @classmethod
     def of(cls, images: Any, aligned: bool = False) -> Self:
         """Those of an array, or of what has an array's shape; rows of whole lanes if aligned."""
-        count, *size = images.shape
-        made = cls(images, tuple(size))
-        shape = (count * made._pieces, made._values)
-        more = -shape[1] % LANES if aligned else 0
+        size = tuple(images.shape[1:])
+        pieces, values = _rows(size)
+        shape, more = (images.shape[0] * pieces, values), -values % LANES if aligned else 0
         if isinstance(images, jax.ShapeDtypeStruct):
-            rows: Any = jax.ShapeDtypeStruct((shape[0], shape[1] + more), images.dtype)
-        else:  # without a copy, where nothing is added
-            rows = images.reshape(shape)
-            rows = np.pad(rows, ((0, 0), (0, more))) if more else rows
-        return dataclasses.replace(made, rows=rows)
-
-    @property
-    def _pieces(self) -> int:
-        """Rows of an image."""
-        return 1 if math.prod(self.size) <= LONGEST else self.size[0]
-
-    @property
-    def _values(self) -> int:
-        """Values of a row that are not there to fill it."""
-        return math.prod(self.size) // self._pieces
+            return cls(jax.ShapeDtypeStruct((shape[0], values + more), images.dtype), size)
+        rows = images.reshape(shape)  # without a copy, where nothing is added
+        return cls(np.pad(rows, ((0, 0), (0, more))) if more else rows, size)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """(N, H, W, C)."""
-        return self.rows.shape[0] // self._pieces, *self.size
+        return self.rows.shape[0] // _rows(self.size)[0], *self.size
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, index: Array) -> Array:
         """Those at positions `[...]`, `[..., H, W, C]`."""
-        piece = np.arange(self._pieces, dtype=np.int32).reshape(*[1] * index.ndim, -1)
-        found = self.rows[index[..., None] * self._pieces + piece][..., : self._values]
+        pieces, values = _rows(self.size)
+        piece = np.arange(pieces, dtype=np.int32).reshape(*[1] * index.ndim, -1)
+        found = self.rows[index[..., None] * pieces + piece][..., :values]
         return found.reshape(*index.shape, *self.size)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.array(np.asarray(self.rows)[:, : self._values].reshape(self.shape), dtype)
+        values = _rows(self.size)[1]
+        return np.array(np.asarray(self.rows)[:, :values].reshape(self.shape), dtype)
+
+
+def _rows(size: tuple[int, ...]) -> tuple[int, int]:
+    """Rows of an image of (H, W, C), and the values of each that are not there to fill it."""
+    pieces = 1 if math.prod(size) <= LONGEST else size[0]
+    return pieces, math.prod(size) // pieces
