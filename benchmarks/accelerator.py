@@ -12,10 +12,12 @@ its kernels here, tells memory and exchanges alone. It takes JAX 0.7 or newer.
     pip install -e '.[cuda]' && python benchmarks/accelerator.py --topology=h100:4 --chips=4
 
 With --topology=here the programs are compiled for the devices that are here, and run: the time of a
-call (of steps: a step), images a second, and the share of the chip's peak arithmetic.
+call (of steps: a step), images a second, and the share of the chip's peak arithmetic. On a GPU with
+PyTorch, --part=pytorch adds its step beside ours, eager and compiled.
 """
 
 import collections
+import concurrent.futures
 import os
 import re
 import sys
@@ -38,6 +40,7 @@ if "--topology=here" not in sys.argv:
 import jax
 import jax.numpy as jnp
 import numpy as np
+import torch_resnet
 from absl import app, flags, logging
 from jax.experimental import topologies
 from jax.experimental.layout import Format, Layout
@@ -62,14 +65,17 @@ BATCH = flags.DEFINE_integer("batch", 256, "Over all chips.")
 EXAMPLES = flags.DEFINE_integer("examples", 45_000, "Training images, which lie on every chip.")
 MODELS = flags.DEFINE_integer("models", 1, "How many to train in one step, by vmap.")
 DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["bfloat16", "float32"], "To compute in.")
-PARTS = flags.DEFINE_multi_enum("part", ["augment", "step"], ["augment", "step"], "Of the table.")
+PARTS = flags.DEFINE_multi_enum(
+    "part", ["augment", "step"], ["augment", "step", "pytorch"], "Of the table."
+)
+JOBS = flags.DEFINE_integer("jobs", 1, "How many programs to compile at a time.")
 DUMP = flags.DEFINE_string("dump", "", "A folder for the compiled programs as text.")
 CLASSES = 10
 # TFLOP/s in bfloat16 (of a T4: float16) and GB/s of a chip, by
 # https://cloud.google.com/tpu/docs/system-architecture and NVIDIA's data sheets.
 PEAKS = {
     **{"v4": (275, 1228), "v5e": (197, 819), "v5p": (459, 2765), "v6e": (918, 1640)},
-    **{"h100": (989, 3352), "t4": (65, 320)},
+    **{"h100": (989, 3352), "h200": (989, 4800), "t4": (65, 320)},
 }
 # GHz, by which the peaks are 2¹⁶, 2¹⁷ or 2¹⁸ products and sums a cycle.
 CLOCKS = {"v4": 1.05, "v5e": 1.5, "v5p": 1.75, "v6e": 1.75}
@@ -104,6 +110,8 @@ GPUS: dict[str, dict[str, Any]] = {
 }
 EXCHANGES = ("all-reduce", "all-gather", "all-to-all", "reduce-scatter", "collective-permute")
 CALLS = 3  # of which the fastest counts
+STEPS = 50  # of a call, at most
+LR = 0.01
 HEADER = ["program", "chips", "GFLOP", "GB", "at peak ms", "compiler's ms", "temporary MiB"]
 
 
@@ -188,21 +196,36 @@ def each(several: tuple[int, ...], tree: Any) -> Any:
 
 
 def measure(program: Any, args: Any) -> float:
-    """Seconds of a call; of an epoch, of one of its steps. Arguments are zeros."""
+    """Seconds of a call; of an epoch, of one of its steps. At random: a chip is faster at zeros."""
+    rng = np.random.default_rng(0)
 
     def made(s: Any) -> Any:
         if jnp.issubdtype(s.dtype, jax.dtypes.prng_key):
             return jax.device_put(jnp.broadcast_to(jax.random.key(0), s.shape), s.sharding)
-        return jax.device_put(np.zeros(s.shape, s.dtype), s.sharding)
+        values: Any = np.ones(s.shape)
+        if s.dtype == jnp.uint8:
+            values = rng.integers(256, size=s.shape, dtype=np.uint8)
+        elif jnp.issubdtype(s.dtype, jnp.integer):
+            values = np.zeros(s.shape)
+        elif len(s.shape) > 1:
+            values = rng.normal(0, 0.05, s.shape)
+        return jax.device_put(values.astype(s.dtype), s.sharding)
 
     first, *rest = jax.tree.map(made, args)
     steps, trains = 1, isinstance(rest[-1], Epoch)
     if trains:
         epoch, shapes = rest[-1], args[-1]
-        steps = epoch.order.shape[-3]
-        count = jax.device_put(np.int32(steps), shapes.steps.sharding)
-        weight = jax.device_put(np.ones(shapes.weight.shape, np.float32), shapes.weight.sharding)
-        rest[-1] = epoch._replace(steps=count, weight=weight)
+        steps = min(STEPS, epoch.order.shape[-3])
+        own = {
+            "steps": np.int32(steps),
+            "lr": np.float32(LR),
+            "weight": np.ones(shapes.weight.shape, np.float32),
+            "order": rng.integers(EXAMPLES.value, size=shapes.order.shape, dtype=np.int32),
+            "labels": rng.integers(CLASSES, size=shapes.labels.shape, dtype=np.int32),
+        }
+        rest[-1] = epoch._replace(
+            **{name: jax.device_put(own[name], getattr(shapes, name).sharding) for name in own}
+        )
     best = float("inf")
     for _ in range(1 + CALLS):
         jax.block_until_ready((first, rest))
@@ -214,11 +237,47 @@ def measure(program: Any, args: Any) -> float:
     return best / steps
 
 
+def pytorch(compiles: bool) -> float:
+    """Seconds of a step of the same model in PyTorch, on its GPU; channels last, its fastest."""
+    import torch
+    from torch import nn
+
+    torch.backends.cudnn.benchmark = True
+    model: Any = torch_resnet.build(3, WIDTH.value, CLASSES).cuda()
+    model = model.to(memory_format=torch.channels_last).train()
+    optimizer = torch.optim.SGD(model.parameters(), LR, 0.9, weight_decay=5e-4)
+    size = (EXAMPLES.value, 3, SIZE.value, SIZE.value)
+    images = torch.randint(256, size, dtype=torch.uint8).cuda()
+    images = images.contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(CLASSES, size[:1]).cuda()
+    bfloat16 = DTYPE.value == "bfloat16"
+
+    def loss_of(x: Any, y: Any) -> Any:
+        with torch.autocast("cuda", torch.bfloat16, enabled=bfloat16):
+            return nn.functional.cross_entropy(model(x.float() / 127.5 - 1), y)
+
+    loss_of = torch.compile(loss_of) if compiles else loss_of
+    best = float("inf")
+    for _ in range(1 + CALLS):
+        rows = torch.randint(EXAMPLES.value, (STEPS, BATCH.value)).cuda()
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for row in rows:
+            loss = loss_of(images[row], labels[row])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return best / STEPS
+
+
 def chip() -> str:
     """Its name in `PEAKS`, where it is there."""
     if TOPOLOGY.value == "here":
         kind = jax.devices()[0].device_kind
-        return KINDS.get(kind, "h100" if "H100" in kind else "t4" if "T4" in kind else kind)
+        gpu = re.search("H100|H200|T4", kind)
+        return gpu[0].lower() if gpu else KINDS.get(kind, kind)
     return TOPOLOGY.value.partition(":")[0]
 
 
@@ -297,30 +356,49 @@ def main(argv: list[str]) -> None:
         f"{TOPOLOGY.value}, jax {jax.__version__}; batch {BATCH.value} of {SIZE.value} px; steps: "
         f"ResNet-18 of width {WIDTH.value}, {DTYPE.value}, {EXAMPLES.value} images\n"
     )
-    rows = []
     if max(CHIPS.value) > len(devices):
         raise app.UsageError(f"--chips={max(CHIPS.value)}: {TOPOLOGY.value} has {len(devices)}")
-    for chips in CHIPS.value:
+    programs = [
+        (part, policy, chips)
+        for chips in CHIPS.value
+        for part in PARTS.value
+        if part != "pytorch"
+        for policy in POLICIES.value
+    ]
+
+    def compile_one(part: str, policy: str, chips: int) -> tuple[Any, Any, float]:
+        start = time.perf_counter()
         mesh = Mesh(np.array(devices[:chips]), ("data",))
-        for part in PARTS.value:
-            for policy in POLICIES.value:
-                start = time.perf_counter()
-                program, args = {"augment": augmentation, "step": step}[part](policy, mesh)
-                seconds = time.perf_counter() - start
-                title = policy if part == "augment" else f"step, {policy}"
-                row = [title, chips, *describe(program, part == "step"), float(seconds)]
-                if kind == "here":
-                    took = measure(program, args)
-                    tera, _ = PEAKS.get(chip(), (0, 0))
-                    share = f"{row[2] / took / tera / 1000:.0%}" if row[2] and tera else ""
-                    images = MODELS.value * BATCH.value if part == "step" else BATCH.value
-                    row += [1000 * took, float(images / took), share]
-                rows.append(row)
-                print(f"… {title}: {rows[-1][2:]}", flush=True)
-                if DUMP.value:
-                    os.makedirs(DUMP.value, exist_ok=True)
-                    with open(f"{DUMP.value}/{title}-{chips}.txt", "w", encoding="utf-8") as file:
-                        file.write(program.as_text())
+        program, args = {"augment": augmentation, "step": step}[part](policy, mesh)
+        return program, args, time.perf_counter() - start
+
+    rows = []
+
+    def tell(title: str, row: list[Any], seconds: float | None, models: int) -> None:
+        """Adds a row, with what was measured."""
+        if seconds is not None:
+            tera, _ = PEAKS.get(chip(), (0, 0))
+            share = f"{row[1] / seconds / tera / 1000:.0%}" if row[1] and tera else ""
+            row = [*row, 1000 * seconds, float(models * BATCH.value / seconds), share]
+        rows.append([title, *row])
+        print(f"… {title}: {row[1:]}", flush=True)
+
+    with concurrent.futures.ThreadPoolExecutor(JOBS.value) as pool:
+        made = pool.map(lambda names: compile_one(*names), programs)
+        if kind == "here" and JOBS.value > 1:
+            made = iter(list(made))  # nothing compiles while others are timed
+        for (part, policy, chips), (program, args, compiling) in zip(programs, made, strict=True):
+            title = policy if part == "augment" else f"step, {policy}"
+            row = [chips, *describe(program, part == "step"), float(compiling)]
+            seconds = measure(program, args) if kind == "here" else None
+            tell(title, row, seconds, MODELS.value if part == "step" else 1)
+            if DUMP.value:
+                os.makedirs(DUMP.value, exist_ok=True)
+                with open(f"{DUMP.value}/{title}-{chips}.txt", "w", encoding="utf-8") as file:
+                    file.write(program.as_text())
+    for compiles in (False, True) if "pytorch" in PARTS.value else ():
+        title = f"PyTorch's step, {'compiled' if compiles else 'eager'}"
+        tell(title, [1, *[""] * (len(HEADER))], pytorch(compiles), 1)
     print()
     measured = ["ms", "images/s", "of peak"] if kind == "here" else []
     show([*HEADER, "exchanges", "compile s", *measured], rows)

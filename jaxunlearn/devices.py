@@ -5,6 +5,7 @@ over a 1-D mesh `data`, so XLA puts in the reductions and N devices compute what
 norm's moments included.
 """
 
+import contextlib
 import importlib.metadata
 import math
 import os
@@ -143,6 +144,16 @@ def _put_own_part(leaf: Any, sharding: NamedSharding) -> jax.Array:
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
     whole = np.asarray(leaf, jax.dtypes.canonicalize_dtype(np.asarray(leaf).dtype))
     return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+
+
+def full_precision(mesh: Mesh) -> contextlib.AbstractContextManager:
+    """Within it float32 is traced as such, unless the user has set how JAX is to multiply.
+
+    By default JAX has a GPU round the factors of float32 products to 11 bits, and a TPU to 8.
+    """
+    if on_cpu(mesh) or getattr(jax.config, "jax_default_matmul_precision", None):
+        return contextlib.nullcontext()
+    return jax.default_matmul_precision("float32")
 
 
 def on_cpu(mesh: Mesh) -> bool:

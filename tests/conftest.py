@@ -4,15 +4,16 @@ import os
 import shutil
 import tempfile
 
-os.environ["XLA_FLAGS"] = " ".join(
-    [
-        os.environ.get("XLA_FLAGS", ""),
-        "--xla_force_host_platform_device_count=4",
-        # Most of the time of these tests is compilation.
-        "--xla_backend_optimization_level=0",
-    ]
-)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if os.environ["JAX_PLATFORMS"] == "cpu":
+    os.environ["XLA_FLAGS"] = " ".join(
+        [
+            os.environ.get("XLA_FLAGS", ""),
+            "--xla_force_host_platform_device_count=4",
+            # Most of the time of these tests is compilation.
+            "--xla_backend_optimization_level=0",
+        ]
+    )
 # Programs that are compiled once for all tests, their children included, and for no user.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="jaxunlearn-tests-")
 

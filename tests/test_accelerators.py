@@ -27,7 +27,7 @@ class Lowered(training.Programs):
         self.texts = {}
 
     def __call__(self, function, *args, donate=()):
-        traced = self._jit(function, donate).trace(*args)
+        traced = self._trace(function, args, donate)
         for platform in ("cuda", "tpu"):
             text = traced.lower(lowering_platforms=(platform,)).as_text()
             self.texts[function.__name__, platform] = text
@@ -60,6 +60,17 @@ def test_predictions_lower_for_accelerators(lowered):
     task = lowered()
     training.predict(task.original, np.asarray(task.bench.images), task.bench, 16)
     assert len(task.bench.programs.texts) == 2
+
+
+def test_float32_is_multiplied_as_float32_unless_the_user_says_otherwise(lowered):
+    def texts(task):
+        training.predict(task.original, np.asarray(task.bench.images), task.bench, 16)
+        found = task.bench.programs.texts.values()
+        return [text for text in found if "stablehlo.convolution" in text]
+
+    assert texts(lowered()) and all("precision HIGHEST" in text for text in texts(lowered()))
+    with jax.default_matmul_precision("tensorfloat32"):
+        assert texts(lowered()) and not any("precision HIGHEST" in t for t in texts(lowered()))
 
 
 @pytest.mark.parametrize("size", [8, 72])

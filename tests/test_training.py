@@ -138,9 +138,12 @@ def test_every_optimizer_learns(optimizer):
 
 def test_the_step_is_traced_once_for_all_epochs_rates_and_runs():
     labels = toy.task().labels
+    traces = set()
     for lr, count in ((0.1, 40), (0.01, 30), (0.01, 17)):  # sets of different sizes too
         train(epochs(3, labels, counted_objective, lr=lr, indices=np.arange(count)))
-    assert TRACES["counted"] == 1
+        traces.add(TRACES["counted"])
+    # An accelerator's program of a whole epoch first asks what a step gives.
+    assert traces == {1 if jax.default_backend() == "cpu" else 2}
 
 
 def test_same_seed_same_bits_other_seed_other_model():
@@ -298,7 +301,7 @@ def test_one_program_predicts_sets_of_any_size():
 def test_normalise_is_per_channel():
     images = np.full((1, 1, 1, 3), 255, np.uint8)
     out = training.normalise(jnp.asarray(images), (0.5, 0.0, 1.0), (0.5, 1.0, 2.0))
-    assert np.asarray(out).ravel().tolist() == [1.0, 1.0, 0.0]
+    np.testing.assert_allclose(np.ravel(out), [1, 1, 0], rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", sorted(step.OPTIMIZERS))

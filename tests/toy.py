@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from ml_collections import ConfigDict
 
 from jaxunlearn import augment, config, devices, keys, models, training
@@ -28,6 +29,8 @@ def images_and_labels(count=40, size=8, channels=1, num_classes=NUM_CLASSES, see
 
 @functools.cache
 def programs(count=1):
+    if count > len(jax.devices()):
+        pytest.skip(f"{count} devices are not here")
     return training.Programs(devices.make_mesh(count))
 
 

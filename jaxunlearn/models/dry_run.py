@@ -17,6 +17,10 @@ ONLOOKER = 'what a Flax module sows goes into "intermediates", which are dropped
 SIZES = (8, 28, 32, 64, 224)  # of images to try, to tell why a model fails
 
 
+class _TooSmall(UserError):
+    """Images of which a layer leaves nothing."""
+
+
 @functools.lru_cache
 def dry_run(
     name: str,
@@ -45,7 +49,8 @@ def dry_run(
     try:
         _trace(model, shape, num_classes, wider, trains)
     except UserError as error:
-        raise UserError(f"{what}, on images of {size}: {error}") from error
+        hint = _hint(model, shape, num_classes, wider) if isinstance(error, _TooSmall) else ""
+        raise UserError(f"{what}, on images of {size}: {error}{hint}") from error
     except Exception as error:  # the user's own code, which may raise anything
         problem = f"{type(error).__name__}: {one_line(error)}"
         hint = _hint(model, shape, num_classes, wider)
@@ -71,7 +76,7 @@ def _trace(
         return given
 
     for empty in _emptied(jax.make_jaxpr(evaluate)(variables, one).jaxpr):
-        raise UserError(f"they are too small, a layer is left with {empty} to compute from")
+        raise _TooSmall(f"they are too small, a layer is left with {empty} to compute from")
 
     if trains:
         return

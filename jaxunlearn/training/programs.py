@@ -39,12 +39,12 @@ class Programs:
         cache_key = (function, donate, structure, shapes)
         if cache_key not in self._compiled:
             start = time.perf_counter()
-            traced = self._jit(function, donate).trace(*args)
+            traced = self._trace(function, args, donate)
             # Compiling what can never run would take minutes.
             self._check_memory(self._largest(traced.jaxpr.jaxpr))
             if self.convolution.choose is not None:
                 function = rewrite(function, traced, self.convolution.choose)
-                traced = self._jit(function, donate).trace(*args)
+                traced = self._trace(function, args, donate)
             compiled = traced.lower().compile()
             sizes = compiled.memory_analysis()
             if sizes is not None:  # not every platform tells
@@ -60,10 +60,12 @@ class Programs:
             self.seconds += time.perf_counter() - start
         return self._compiled[cache_key]
 
-    def _jit(self, function: Callable, donate: tuple[int, ...]) -> Any:
-        """The function to be compiled for the mesh."""
+    def _trace(self, function: Callable, args: tuple, donate: tuple[int, ...]) -> Any:
+        """The function traced, to be compiled for the mesh."""
         replicated = NamedSharding(self.mesh, PartitionSpec())
-        return jax.jit(function, donate_argnums=donate, out_shardings=replicated)
+        jitted = jax.jit(function, donate_argnums=donate, out_shardings=replicated)
+        with devices.full_precision(self.mesh):
+            return jitted.trace(*args)
 
     def describe(self) -> dict[str, Any]:
         """The machine, as results and stored models name it, and how it computes."""
