@@ -47,7 +47,7 @@ from jax.experimental.layout import Format, Layout
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from measuring import show
 
-from jaxunlearn import augment, models, training
+from jaxunlearn import augment, devices, models, training
 from jaxunlearn.training.step import Epoch, Kind, TrainState, make_whole_epoch, optimizer
 
 TOPOLOGY = flags.DEFINE_string(
@@ -120,7 +120,9 @@ def compiled(function: Callable, mesh: Mesh, *args: Any, donate: tuple[int, ...]
     whole: Any = NamedSharding(mesh, PartitionSpec())
     if not donate:  # in the compiler's own layout, as within a step: another may take a copy
         whole = Format(Layout.AUTO, whole)
-    return jax.jit(function, donate_argnums=donate, out_shardings=whole).lower(*args).compile()
+    jitted = jax.jit(function, donate_argnums=donate, out_shardings=whole)
+    with devices.full_precision(mesh):
+        return jitted.lower(*args).compile()
 
 
 def shape(mesh: Mesh, dims: tuple[int, ...], dtype: Any, split: int | None = None) -> Any:

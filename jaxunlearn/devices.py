@@ -31,6 +31,10 @@ SWITCHES = (
     "jax_softmax_custom_jvp",
     "jax_threefry_partitionable",
 )
+IN_FULL = (
+    "float32 is multiplied in full on this device. Several times faster, with shorter factors: "
+    "--config.model.dtype=bfloat16, or JAX_DEFAULT_MATMUL_PRECISION=tensorfloat32"
+)
 # Of the compiler's flags, those that do not.
 HARMLESS = ("--xla_force_host_platform_device_count", "--xla_dump", "--xla_gpu_cuda_data_dir")
 
@@ -146,14 +150,19 @@ def _put_own_part(leaf: Any, sharding: NamedSharding) -> jax.Array:
     return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 
 
-def full_precision(mesh: Mesh) -> contextlib.AbstractContextManager:
-    """Within it float32 is traced as such, unless the user has set how JAX is to multiply.
+def in_full(mesh: Mesh) -> bool:
+    """Whether float32 must be asked for, the user not having set how JAX is to multiply.
 
     By default JAX has a GPU round the factors of float32 products to 11 bits, and a TPU to 8.
     """
-    if on_cpu(mesh) or getattr(jax.config, "jax_default_matmul_precision", None):
-        return contextlib.nullcontext()
-    return jax.default_matmul_precision("float32")
+    return not on_cpu(mesh) and not getattr(jax.config, "jax_default_matmul_precision", None)
+
+
+def full_precision(mesh: Mesh) -> contextlib.AbstractContextManager:
+    """Within it float32 products are traced as such."""
+    if in_full(mesh):
+        return jax.default_matmul_precision("float32")
+    return contextlib.nullcontext()
 
 
 def on_cpu(mesh: Mesh) -> bool:

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.text import Text
 
-from jaxunlearn import compiled, metrics, processes, tune, watch, workdir
+from jaxunlearn import compiled, devices, metrics, processes, tune, watch, workdir
 from jaxunlearn.data import forget
 from jaxunlearn.data.dataset import SETS
 from jaxunlearn.errors import Diverged, unknown
@@ -50,6 +50,9 @@ def carry_out(ready: Prepared) -> results.Results:
     processes.from_first(ready.claim)
     if str(ready.programs.convolution):
         ready.say(str(ready.programs.convolution))
+    in_float32 = any(one.cell.config.model.dtype == "float32" for one in ready.experiments)
+    if in_float32 and devices.in_full(ready.programs.mesh):
+        ready.say(devices.IN_FULL)
     reports: list[results.Report] = []
     with compiled.kept():
         for i, one in enumerate(ready.experiments):

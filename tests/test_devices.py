@@ -100,3 +100,16 @@ def test_so_many_programs_are_kept_and_no_more(monkeypatch):
         x = devices.replicate(np.ones(size, np.float32), made.mesh)
         assert made(double, x)(x).tolist() == [2] * size
         assert len(made) <= 3
+
+
+def test_float32_is_asked_for_on_accelerators_unless_the_user_has_set_another(monkeypatch):
+    mesh = devices.make_mesh(1)
+    assert devices.in_full(mesh) == (mesh.devices.flat[0].platform != "cpu")
+    monkeypatch.setattr(devices, "on_cpu", lambda mesh: False)
+    assert devices.in_full(mesh)
+    with devices.full_precision(mesh):
+        assert jax.config.jax_default_matmul_precision == "float32"
+    with jax.default_matmul_precision("tensorfloat32"):
+        assert not devices.in_full(mesh)
+        with devices.full_precision(mesh):
+            assert jax.config.jax_default_matmul_precision == "tensorfloat32"

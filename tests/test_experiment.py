@@ -16,7 +16,7 @@ import toy
 from rich.console import Console
 
 from jaxunlearn import config as config_lib
-from jaxunlearn import experiment, models, store, trained, training
+from jaxunlearn import devices, experiment, models, store, trained, training
 from jaxunlearn.errors import UserError
 
 FAST = {"epochs": 2, "batch_size": 16}
@@ -379,9 +379,11 @@ def test_a_method_whose_logits_are_not_finite_is_named_and_not_kept(config, tmp_
     assert not list((tmp_path / "store").glob("[!.]*/logits.npz"))
 
 
-def test_without_retrained_gaps_are_absent_and_the_report_says_so(config, tmp_path):
+def test_without_retrained_gaps_are_absent_and_the_report_says_so(config, tmp_path, monkeypatch):
     config.retrained = False
+    monkeypatch.setattr(devices, "in_full", lambda mesh: True)  # as on a GPU
     report, text = run(config, tmp_path / "run")
+    assert f"\n{devices.IN_FULL}\n" in f"\n{text}"
     assert list(report["models"]) == ["original", "finetune"]
     assert "gaps" not in report["models"]["finetune"]["mean"]
     assert report["reference"] == "original"
