@@ -39,8 +39,8 @@ class Device(NamedTuple):
 
     Attributes:
       title: its name.
-      peak: floating-point operations a second, at the precision that JAX takes for float32 there.
-      share: of the peak that training reaches; assumed.
+      peak: floating-point operations a second, in float32.
+      share: of the peak that training reaches.
       memory: GiB on its devices together.
     """
 
@@ -53,9 +53,9 @@ class Device(NamedTuple):
 DEVICES = {
     # AVX2 at 3 GHz: 8 × 3e9 × 32. The share by docs/speed.md: 0.26 at width 16, 0.39 at width 64.
     "laptop": Device("laptop CPU, 8 cores", 768e9, 0.3, 16),
-    "t4": Device("NVIDIA T4", 8.1e12, 0.4, 16),  # float32
-    "h100": Device("NVIDIA H100 SXM", 494e12, 0.1, 80),  # TF32, dense
-    "v5e-8": Device("TPU v5e-8", 8 * 197e12, 0.15, 8 * 16),  # bfloat16 products
+    "t4": Device("NVIDIA T4", 8.1e12, 0.4, 16),
+    "h100": Device("NVIDIA H100 SXM", 67e12, 0.38, 80),  # the share of an H200, docs/speed.md
+    "v5e-8": Device("TPU v5e-8", 8 * 197e12 / 6, 0.3, 8 * 16),  # six bfloat16 products each
 }
 
 
