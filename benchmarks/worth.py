@@ -1,9 +1,10 @@
-"""Which methods are worth using, of one data set: `python benchmarks/worth.py PUBLISHED [TUNED]`.
+"""Which methods are worth using, of one data set: `python benchmarks/worth.py PUBLISHED [TUNED …]`.
 
 Prints one row for each method from the folder of a finished run, as `configs/all_methods.py` makes
 it, with the settings as they are given, or with those that its `tuning.json` has; or of two of the
-same seeds, the second with those that `config.tune` chose on the first seed. The lowest Avg Gap
-comes first, of the tuned where there are any.
+same seeds, the second with those that `config.tune` chose on the first seed, which may be in
+several folders, of some methods each. The lowest Avg Gap comes first, of the tuned where there are
+any.
 """
 
 import json
@@ -21,8 +22,10 @@ from jaxunlearn.metrics import results
 ALONE = [
     *("method", "Avg Gap", "UA", "RA", "TA", "MIA", "cancers missed", "false alarms", "time"),
 ]
-# Their names may differ, and how the request is written: what is forgotten stands in the split.
-SAME = [*(field for field in pool.SHARED if field not in ("name", "request")), "seeds"]
+# Their names may differ, how the request is written, as what is forgotten stands in the split, and
+# the largest batch of their methods.
+OWN = ("name", "request", "batch_size")
+SAME = [*(field for field in pool.SHARED if field not in OWN), "seeds"]
 BOTH = [
     *("method", "Avg Gap, published", "tuned", "regret", "cancers missed, published", "tuned"),
     *("time, published", "tuned", "tuning"),
@@ -60,6 +63,24 @@ def check(report: Any) -> None:
         raise UserError("retrained was made elsewhere, and how long that took is not known")
 
 
+def check_same(one: Any, other: Any) -> None:
+    """Raises where two runs are not of one experiment."""
+    for field in SAME:
+        if one[field] != other[field]:
+            raise UserError(f"two of the runs differ in {field}; give those of one experiment")
+
+
+def joined(reports: list[Any]) -> Any:
+    """Runs of some methods each as one, which they are if they share the original and retrained."""
+    first = {**reports[0], "models": {}}
+    for report in reports:
+        check_same(first, report)
+        for name, model in report["models"].items():
+            if first["models"].setdefault(name, model) != model:
+                raise UserError(f"two of the runs have another {name}; give runs of one store")
+    return first
+
+
 def alone(published: Any, tuning: dict[str, Any]) -> list[list[str]]:
     """A row for each method, for the original and for retrained, of one run.
 
@@ -92,9 +113,7 @@ def rows(published: Any, tuned: Any, tuning: dict[str, Any]) -> list[list[str]]:
     Raises:
       UserError: the two are not of one experiment with retrained.
     """
-    for field in SAME:
-        if published[field] != tuned[field]:
-            raise UserError(f"the two runs differ in {field}; give two of one experiment")
+    check_same(published, tuned)
     check(published)
     anew, found = [retraining(report) for report in (published, tuned)], []
     for name in dict.fromkeys([*published["models"], *tuned["models"]]):
@@ -139,16 +158,20 @@ def means(published: Any, tuned: Any, tuning: dict[str, Any], seed: int) -> str:
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) not in (2, 3):
-        raise app.UsageError("give folders: python benchmarks/worth.py PUBLISHED [TUNED]")
+    if len(argv) < 2:
+        raise app.UsageError("give folders: python benchmarks/worth.py PUBLISHED [TUNED …]")
     try:
         published, *more = (results.load(folder) for folder in argv[1:])
-        file, tuning, seed = Path(argv[-1]) / "tuning.json", {}, 0
-        if more or file.is_file():
-            read = json.loads(file.read_text(encoding="utf-8"))
-            tuning, seed = read["methods"], read["seed"]
+        tuning: dict[str, Any] = {}
+        seed = 0
+        for folder in argv[2:] or argv[1:]:
+            file = Path(folder) / "tuning.json"
+            if more or file.is_file():
+                read = json.loads(file.read_text(encoding="utf-8"))
+                tuning, seed = {**tuning, **read["methods"]}, read["seed"]
+        tuned = joined(more) if more else None
         if more:
-            header, found = BOTH, rows(published, more[0], tuning)
+            header, found = BOTH, rows(published, tuned, tuning)
         else:
             header, found = ALONE + ["regret"] * bool(tuning), alone(published, tuning)
     except (UserError, OSError, ValueError, KeyError) as error:
@@ -164,7 +187,7 @@ def main(argv: list[str]) -> None:
     )
     show(header, found)
     if more:
-        print(f"\n{means(published, more[0], tuning, seed)}")
+        print(f"\n{means(published, tuned, tuning, seed)}")
 
 
 if __name__ == "__main__":
