@@ -39,6 +39,10 @@ RETRAINED_BY = (
     "retrained was made by config.train, which need not be how original was made: a part of the "
     "differences between them may come from that."
 )
+ONE_RETRAINED = (
+    "All seeds are compared with one retrained model: intervals over seeds leave out how much "
+    "another training of it would differ."
+)
 CHOSEN = (
     "Methods run with the settings that {} has for them, others as given (config.tune.chosen). "
     "Another run chose these, and what that took is not counted here."
@@ -309,6 +313,8 @@ def _brought(config: ConfigDict, architecture: Architecture, dataset: Dataset) -
     notes = [note for what, note in BROUGHT.items() if what in paths]
     if config.original.path and config.retrained and not config.retrained_path:
         notes.append(RETRAINED_BY)
+    if config.retrained_path and len(config.seeds) > 1:
+        notes.append(ONE_RETRAINED)
     if paths:
         shapes = jax.eval_shape(architecture.model.init, jax.random.key(0), image)
         for what, path in paths.items():

@@ -91,6 +91,17 @@ def test_what_every_seed_shows_over_test_images_needs_no_more_seeds():
     assert (one["verdict"], other["verdict"]) == ("more", "no reliable difference")
 
 
+def test_one_retrained_model_for_all_seeds_says_nothing_of_others():
+    missed = [found(6), found(7), found(8)]  # reliably more over seeds, if each had its own
+    one = verdicts.false_negatives({"m": missed}, "retrained", one_retrained=True)["m"]
+    assert (one["over"], one["p"], one["interval"]) == ("test images", 1.0, None)
+    assert one["verdict"] == "no reliable difference" and one["by"] == 3
+    # Over test images the whole 5% is theirs.
+    sure = [found(24, p=0.04), found(25, p=0.01)]
+    more = verdicts.false_negatives({"m": sure}, "retrained", one_retrained=True)["m"]
+    assert (more["verdict"], more["p"]) == ("more", 0.04)
+
+
 def test_seeds_without_spread_are_judged_over_test_images():
     level = [found(9, p=0.02), found(9, p=0.004), found(9, p=0.006)]
     sure = [found(23), found(24), found(25)]

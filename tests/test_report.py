@@ -127,7 +127,7 @@ def by_hand(seeds=1, missed=9):
         entry = {"UA": ua, "RA": ra, "TA": ta, "MIA": mia, "RTE": rte, "fnr": fn / 40, "fpr": 0.125}
         entry["counts"] = {"tp": 40 - fn, "fn": fn, "fp": 5, "tn": 35}
         entry["n"] = {"forget": 1000, "retain": 1000, "test": 1000}
-        entry["risk"] = {"20:1": fn / 10}
+        entry["risk"] = entry["risk_at_threshold"] = {"20:1": fn / 10}
         entry["risk_ratio"] = {"20:1": fn / 10 / 0.8}
         entry["risk_treat_none"], entry["risk_treat_all"] = {"20:1": 4.0}, {"20:1": 0.8}
         called = labels.copy()

@@ -317,13 +317,19 @@ def test_the_verdict_is_the_first_sure_loss_above_its_budget():
     assert (unclear["verdict"], unclear["request"], unclear["over"]) == ("unclear", 2, "seeds")
     of_few = verdicts.budget([losses[0], losses[3]])
     assert (of_few["verdict"], of_few["too_few"]) == ("unclear", {"malignant": 5})
-    assert verdicts.budget(losses[:2]) == {
+    assert verdicts.budget(losses[1:2]) == {
         "verdict": "keep",
         **dict.fromkeys(("request", "because", "by", "interval", "budget", "retrained")),
         "over": "test images",
         "too_few": {},
         "unknown": ["fnr_rise"],
     }
+    # What may be largest, in shares of its budget, is told with how large that is.
+    of_few = loss(2, "fnr_rise", 0.0, (-248.0, 248.0), 2.0, malignant=3)
+    keep = verdicts.budget([*losses[:2], of_few, loss(3, "TA_lost", 0.95, (0.9, 1.0), 1.0)])
+    assert (keep["verdict"], keep["request"], keep["because"]) == ("keep", 2, "fnr_rise")
+    assert (keep["interval"], keep["too_few"]) == ((-248.0, 248.0), {"malignant": 3})
+    assert keep["unknown"] == ["fnr_rise"]
     # A collapse loses every image: its interval has no width, and it is sure.
     assert verdicts.budget([loss(1, "fnr_rise", 100.0, (100, 100), 2.0)])["verdict"] == "retrain"
     # Images of one patient have no interval, and are no distance.
@@ -382,6 +388,44 @@ def test_budgets_are_held_against_the_losses_of_the_steps(finished):
     tight = results.chain("made", {**report["budget"], "moved": 1e-6}, asked, steps)
     assert tight["verdicts"]["salun"]["request"] == 1
     assert tight["verdicts"]["finetune"]["because"] == "moved"
+
+
+def test_keep_says_how_large_a_loss_may_be(finished):
+    _, report, _ = finished
+    allowed = {**dict.fromkeys(report["budget"], 0.0), "fnr_rise": 2.0}
+    steps, asked = changed(report, 3, {"fnr_rise": 0.5}, {"fnr_rise": [-247.0, 248.0]})
+    for step in steps:
+        if step["number"] != 3:
+            step["models"]["salun"]["mean"]["fnr_rise"] = 0.0
+            step["models"]["salun"]["interval"]["fnr_rise"] = [0.0, 0.0]
+    steps[-1]["models"]["retrained"]["mean"]["fnr_rise"] = 80.0
+    (sheet,) = sheets.make_sheets(results.chain("made", allowed, asked, steps))
+    assert (
+        "salun: keep: no loss is above its budget at any request. It may be largest for FNR rise "
+        "at request 3: 0.50 percentage points (95% interval over test images -247.00 to +248.00), "
+        "budget 2; retrained's is 80.00." in sheet.findings
+    )
+
+
+def test_bars_of_a_sequence_are_the_intervals(finished, monkeypatch, tmp_path):
+    import matplotlib.axes
+
+    _, report, _ = finished
+    made, drawn = json.loads(json.dumps(report)), []
+    for step in made["requests"]:
+        step["models"]["salun"]["mean"]["UA"] = 37.5
+        step["models"]["salun"]["interval"]["UA"] = [24.2, 103.0]  # of t, beyond what there is
+    errorbar = matplotlib.axes.Axes.errorbar
+
+    def spy(axis, x, y, bars, **look):
+        drawn.append((axis.get_title(), look["label"], np.array(y), np.array(bars)))
+        return errorbar(axis, x, y, bars, **look)
+
+    monkeypatch.setattr(matplotlib.axes.Axes, "errorbar", spy)
+    figures.draw(made, str(tmp_path / "figure.png"))
+    of_ua = [bars for _, label, y, bars in drawn if label == "salun" and np.allclose(y, 37.5)]
+    assert len(of_ua) == 1
+    np.testing.assert_allclose(of_ua[0], [[13.3] * 3, [62.5] * 3])
 
 
 def test_few_images_decide_nothing(finished):

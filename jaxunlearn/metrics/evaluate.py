@@ -149,12 +149,12 @@ def _sizes(case: Case) -> dict[str, int]:
 
 
 def _groups(case: Case) -> dict[str, int] | None:
-    """The number of patients or lesions of test and of its malignant examples, where known."""
-    groups = case.test.groups
-    if groups is None:
-        return None
-    sets = {"test": groups, "malignant": groups[case.truth]}
-    return {name: len(np.unique(ids)) for name, ids in sets.items()}
+    """The number of patients or lesions of each set, and of malignant test examples, if known."""
+    sets = {name: getattr(case, name).groups for name in ("forget", "retain", "test")}
+    if sets["test"] is not None:
+        sets["malignant"] = sets["test"][case.truth]
+    known = {name: len(np.unique(ids)) for name, ids in sets.items() if ids is not None}
+    return known or None
 
 
 def _ta_forgotten(case: Case) -> float | None:
@@ -174,8 +174,8 @@ def _over_unseen(value: Callable[[Predictions], np.ndarray], header: str, **row:
         group="unseen",
         note="Δ: mean on forget minus mean on unseen images of the same classes (val and test, "
         "without groups of train where these are known), of accuracy and the true class's "
-        "probability in percentage points and of entropy in nats, about 0 in a model that never "
-        "saw forget",
+        "probability in percentage points and of entropy in nats, about 0, but for chance, in a "
+        "model that never saw forget, where that is drawn as they are",
         **row,
     )
 

@@ -48,7 +48,10 @@ RETRAINED, ORIGINAL = "retrained", "original"
 REFERENCES = (RETRAINED, ORIGINAL)
 
 # Not meaningful to average over seeds.
-NOT_AVERAGED = ("seed", "p_value", "claims", "intervals", "made_by", "parent", "watch")
+# A threshold of 2 calls nothing malignant.
+NOT_AVERAGED = (
+    *("seed", "p_value", "threshold", "claims", "intervals", "made_by", "parent", "watch"),
+)
 
 Values = dict[str, Any]
 
@@ -316,7 +319,10 @@ def conclude(
         if name not in REFERENCES and "false_negatives" in per_seed[0]
     }
     if misses:
-        of = verdicts.false_negatives(misses, header["reference"], _sizes(first))
+        reference = header["reference"]
+        keys = {values.get("key", i) for i, values in enumerate(found[reference])}
+        one_retrained = reference == RETRAINED and len(keys) == 1 < len(header["seeds"])
+        of = verdicts.false_negatives(misses, reference, _sizes(first), one_retrained)
         for name, verdict in of.items():
             models[name]["verdicts"]["false_negatives"] = verdict
     means = {name: model["mean"] for name, model in models.items()}
@@ -580,11 +586,14 @@ def _losses(step: Step, method: str, budget: Mapping[str, float]) -> list[verdic
         for scenario in scenarios:
             path = (key, scenario) if scenario else (key,)
             interval, over = _interval(model, path)
+            by = dig(model["mean"], path)
+            if by == 0 and interval and not verdicts.has_width(interval):
+                interval = None  # no answer has changed, of which no spread can be known
             seeds = {"seeds": len(model["per_seed"])} if images and over == "seeds" else {}
             loss = verdicts.Loss(
                 request=step["number"],
                 because=" ".join(path),
-                by=dig(model["mean"], path),
+                by=by,
                 interval=interval,
                 budget=most,
                 retrained=dig(step["models"], (RETRAINED, "mean", *path)),
@@ -637,10 +646,11 @@ def _comparison(cells: Sequence[Cell], positions: list[int]) -> Comparison:
                 model["mean"]["avg_gap_change"], model["interval"]["avg_gap_change"] = change
         for name in first["models"]:
             if others and name not in REFERENCES:
-                sizes = [cell["models"][name]["per_seed"][0]["n"] for cell in group]
+                sizes = [_sizes(cell["models"][name]["per_seed"][0]) for cell in group]
+                sets = [each for s in ("forget", "retain", "test") for each in (s, f"{s} groups")]
                 found[name] = verdicts.lowest_gap(
                     {cell["labels"][field]: avg_gaps(cell, name) for cell in group},
-                    {which: min(n[which] for n in sizes) for which in ("forget", "retain", "test")},
+                    {s: min(n[s] for n in sizes) for s in sets if all(s in n for n in sizes)},
                 )
     labels = {each: first["labels"][each] for each in rest}
     return {"labels": labels, "cells": positions, "verdicts": found}

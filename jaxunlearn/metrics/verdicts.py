@@ -24,6 +24,8 @@ LEAST = {
     "retain": LEAST_EXAMPLES,
     "test": LEAST_EXAMPLES,
     "malignant": 6,
+    "forget groups": LEAST_EXAMPLES,
+    "retain groups": LEAST_EXAMPLES,
     "test groups": LEAST_EXAMPLES,
     "malignant groups": 6,
     "seeds": 3,
@@ -39,15 +41,16 @@ class FalseNegativesVerdict(TypedDict):
       verdict: "unknown" where no test image is malignant; "no reliable difference" whatever the
         p-value where there is `too_few` of something.
       by: missed by the method minus missed by the reference, with several seeds the mean.
-      over: the source of the uncertainty: "test images" with one seed; with several "seeds", or
-        "test images" where these tell more.
+      over: the source of the uncertainty: "test images" with one seed, or where all seeds have one
+        retrained model, of which nothing follows for others; with several "seeds", or "test images"
+        where these tell more.
       p: with one seed exact McNemar over test images. With several the smaller of two, each divided
         by its part of the 5% (`PARTS`): of Student's t of the difference over seeds, which is of
         trainings in general; and of the largest McNemar of all seeds, where all differ in one
         direction, which is of these trainings: few seeds cannot tell even a model that misses all.
       p_corrected: by Holm over `corrected_for` methods. More or fewer where it is below 5%.
       interval: 95% t interval of the difference over seeds, for this method alone; None with one
-        seed, or where all have the same difference.
+        seed or one retrained model, or where all have the same difference.
       corrected_for: the number of methods compared.
       reference: the model compared with.
       too_few: the counts that are below `LEAST`, by name: malignant (test images), their groups
@@ -100,8 +103,8 @@ class Evidence(TypedDict):
 
     Attributes:
       small: of forget, retain, test and the malignant and benign test images, and of the groups of
-        test and of its malignant images where these are known, the sizes that are above 0 and below
-        `least`, by name.
+        all but the last where these are known, the sizes that are above 0 and below `least`, by
+        name.
       least: below it, a rate may be off by more than 20 percentage points either way.
       one_step: whether retain fits in the largest batch of all trainings, so that an epoch of
         training on it is one step.
@@ -152,11 +155,14 @@ class BudgetVerdict(TypedDict):
     Attributes:
       verdict: "retrain" where a loss is a reason to at some request; "unclear" where one is over
         its budget only; "keep" where none is, which is no evidence that nothing was lost.
-      request: the first for which the verdict is so; None with "keep", as all that follow.
+      request: the first for which the verdict is so; with "keep" that of the loss which may be
+        largest, in shares of its budget, by its interval's upper bound; None where none is known,
+        as all that follow.
       because: the loss, by its key in `evaluate.METRICS` and its scenario if it has any; of
         several at one request the first of the budget's.
       by: how large it is, with several seeds the mean; in the units of the budget.
-      interval: its 95% interval; None where it is exact, or of one image or group.
+      interval: its 95% interval; None where it is exact, of one image or group, or no answer has
+        changed.
       budget: what it may be.
       retrained: how large it is for retrained, where there is one: if as large, retraining is no
         remedy.
@@ -213,7 +219,10 @@ def too_few(counts: Mapping[str, int]) -> dict[str, int]:
 
 
 def false_negatives(
-    found: Mapping[str, Sequence[FalseNegatives]], reference: str, sizes: Mapping[str, int] = LEAST
+    found: Mapping[str, Sequence[FalseNegatives]],
+    reference: str,
+    sizes: Mapping[str, int] = LEAST,
+    one_retrained: bool = False,
 ) -> dict[str, FalseNegativesVerdict]:
     """The verdict on each method's false negatives, corrected for the number of methods.
 
@@ -222,9 +231,11 @@ def false_negatives(
       reference: the reference model's name.
       sizes: "retain", the number of examples that the models could learn from, and where known
         "malignant groups", of patients or lesions; enough by default.
+      one_retrained: whether all of several seeds are compared with the same retrained model.
     """
     verdicts = {
-        name: _false_negatives(per_seed, reference, sizes) for name, per_seed in found.items()
+        name: _false_negatives(per_seed, reference, sizes, one_retrained)
+        for name, per_seed in found.items()
     }
     known = {name: each["p"] for name, each in verdicts.items() if each["p"] is not None}
     for name, p in zip(known, holm(list(known.values())), strict=True):
@@ -249,7 +260,8 @@ def budget(losses: Sequence[Loss]) -> BudgetVerdict:
         for loss in above
         if not loss.too_few and (loss.exact or (loss.interval is not None and loss.interval[0] > 0))
     ]
-    first = next(iter([*sure, *above]), None)
+    known = [loss for loss in losses if loss.by is not None]
+    first = next(iter([*sure, *above]), max(known, key=_at_most, default=None))
     return {
         "verdict": "retrain" if sure else "unclear" if above else "keep",
         "request": first and first.request,
@@ -264,14 +276,22 @@ def budget(losses: Sequence[Loss]) -> BudgetVerdict:
     }
 
 
+def _at_most(loss: Loss) -> float:
+    """How large a loss may be, in shares of its budget."""
+    return max(loss.by or 0.0, loss.interval[1] if loss.interval else 0.0) / loss.budget
+
+
 def _false_negatives(
-    per_seed: Sequence[FalseNegatives], reference: str, sizes: Mapping[str, int]
+    per_seed: Sequence[FalseNegatives],
+    reference: str,
+    sizes: Mapping[str, int],
+    one_retrained: bool,
 ) -> FalseNegativesVerdict:
     """One method's verdict before its p-value is corrected."""
     changes = [found["missed"] - found["missed_reference"] for found in per_seed]
     several, malignant = len(per_seed) > 1, per_seed[0]["n_malignant"]
-    spread = min(changes) < max(changes)
-    over, p = _tested(changes, max(found["p_value"] for found in per_seed))
+    spread = min(changes) < max(changes) and not one_retrained
+    over, p = _tested(changes, max(found["p_value"] for found in per_seed), one_retrained)
     names = ("malignant groups", "retain")
     counts = {"malignant": malignant} | {name: sizes[name] for name in names if name in sizes}
     if over == "seeds":
@@ -293,12 +313,14 @@ def _false_negatives(
 
 
 def _tested(
-    changes: Sequence[int], largest: float
+    changes: Sequence[int], largest: float, one_retrained: bool
 ) -> tuple[Literal["seeds", "test images"], float]:
     """What a difference is tested over, and its p-value, from the largest McNemar of all seeds."""
     if len(changes) == 1:
         return "test images", largest
     one_way = min(changes) > 0 or max(changes) < 0
+    if one_retrained:  # the luck of its training is in all differences alike
+        return "test images", largest if one_way else 1.0
     p: dict[Literal["seeds", "test images"], float] = {"seeds": 1.0, "test images": 1.0}
     if min(changes) < max(changes):
         p["seeds"] = min(1.0, t_test(changes) / PARTS["seeds"])
@@ -362,7 +384,7 @@ def evidence(sizes: Mapping[str, int], batch_size: int | None) -> Evidence:
         groups; other names are left out.
       batch_size: the largest of the models' training; None where none was trained.
     """
-    names = ("forget", "retain", "test", "malignant", "benign", "test groups", "malignant groups")
+    names = [name for name in LEAST if name != "seeds"] + ["benign"]
     return {
         "small": {name: sizes[name] for name in names if 0 < sizes.get(name, 0) < LEAST_EXAMPLES},
         "least": LEAST_EXAMPLES,

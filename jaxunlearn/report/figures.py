@@ -182,8 +182,8 @@ def _draw_course(axis: "Axes", report: Requests, panel: tuple[str, ...]) -> None
         for step in steps:
             value = dig(step["models"][name]["mean"], panel)
             interval = dig(step["models"][name]["interval"], panel) or (value, value)
-            if panel == ("UA",):  # a share, whose t interval may reach beyond
-                interval = np.clip(interval, 0, 1)
+            if panel == ("UA",) and value is not None:  # a share, whose t interval reaches beyond
+                interval = np.clip(interval, 0, 100 / metric.scale)
             if value is not None:
                 x.append(step["number"] + 0.06 * (place - (len(names) - 1) / 2))
                 y.append(metric.scale * value)

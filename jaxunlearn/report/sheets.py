@@ -36,6 +36,8 @@ COUNTED = {
     "test": "test image{s}",
     "malignant": "malignant test image{s}",
     "benign": "benign test image{s}",
+    "forget groups": "group{s} of images to forget",
+    "retain groups": "group{s} of images to retain",
     "test groups": "group{s} of test images",
     "malignant groups": "group{s} of malignant test images",
     "seeds": "seed{s}",
@@ -165,7 +167,7 @@ def _comparison_sheet(grid: Grid, comparison: Comparison) -> Sheet:
     if any(verdict["interval"] is not None for verdict in found.values()):
         notes.append(
             '"Reliably" means that the 95% interval over seeds excludes 0; it is corrected for the '
-            f"number of values, not for the number of methods. {NO_EVIDENCE}"
+            f"number of values, not for that of methods or of tables. {NO_EVIDENCE}"
         )
     rest = "".join(f", {each}={label}" for each, label in comparison["labels"].items())
     return Sheet(
@@ -261,9 +263,12 @@ def _budget_finding(name: str, verdict: BudgetVerdict) -> str:
     unknown = ""
     if verdict["unknown"]:
         unknown = f" Unknown at some request: {', '.join(map(_loss, verdict['unknown']))}."
-    if verdict["because"] is None:
+    keep = ""
+    if verdict["verdict"] == "keep":
         known = "known " * bool(unknown)
-        return f"{name}: keep: no {known}loss is above its budget at any request.{unknown}"
+        keep = f"{name}: keep: no {known}loss is above its budget at any request."
+    if verdict["because"] is None:
+        return f"{keep}{unknown}"
     metric = METRICS[verdict["because"].partition(" ")[0]]
     by, most = f"{verdict['by']:.{metric.digits}f} {metric.unit}", f"{verdict['budget']:g}"
     interval = ""
@@ -274,6 +279,11 @@ def _budget_finding(name: str, verdict: BudgetVerdict) -> str:
     reference = ""
     if verdict["retrained"] is not None:
         reference = f"; retrained's is {verdict['retrained']:.{metric.digits}f}"
+    if keep:
+        return (
+            f"{keep} It may be largest for {_loss(verdict['because'])} at request "
+            f"{verdict['request']}: {by}{interval}, budget {most}{reference}{few}.{unknown}"
+        )
     return (
         f"{name}: {verdict['verdict']} at request {verdict['request']}: "
         f"{_loss(verdict['because'])} is {by}{interval}, above the budget of "
@@ -409,6 +419,11 @@ def _marks(columns: list[Column]) -> list[str]:
     return [f"* marks the best method per column: {'; '.join(parts)}."] if parts else []
 
 
+def cautions(report: Experiment) -> list[str]:
+    """How far findings can be trusted."""
+    return [*_cautions(report), *_worse_than_trivial(report), *_reliability(report)]
+
+
 def _cautions(report: Experiment) -> list[str]:
     """What the values are of, and how far they can be trusted."""
     cautions = [*_forgotten_classes(report), *_majority(report), *_evidence(report)]
@@ -421,10 +436,11 @@ def _cautions(report: Experiment) -> list[str]:
 
 
 def too_narrow(report: Experiment) -> bool:
-    """Whether there are intervals over test images, and several of one group among these."""
+    """Whether there are intervals over images, and several of one group among these."""
     values = next(iter(report["models"].values()))["per_seed"][0]
-    groups = (values.get("groups") or {}).get("test", values["n"]["test"])
-    return len(report["seeds"]) == 1 and groups < values["n"]["test"]
+    groups, sizes = values.get("groups") or {}, values["n"]
+    alike = any(groups[name] < sizes[name] for name in groups.keys() & sizes.keys())
+    return len(report["seeds"]) == 1 and alike
 
 
 def _where(field: str, cautions: Mapping[str, list[str]]) -> list[str]:
@@ -609,10 +625,16 @@ def _worse_than_trivial(report: Experiment) -> list[str]:
         if found["worse"]:
             every = len(found["worse"]) == len(report["models"])
             whom = "every model" if every else ", ".join(found["worse"])
+            path = ("mean", "risk_at_threshold", scenario)
+            chosen = ""
+            if any(dig(model, path) is not None for model in report["models"].values()):
+                chosen = (
+                    " metrics.json has the risk at a threshold chosen for these costs "
+                    "(risk_at_threshold)."
+                )
             lines.append(
                 f'At {scenario}, the answer "{found["answer"]}" has risk {found["risk"]:.3f}, less '
-                f"than {whom}. metrics.json has the risk at a threshold chosen for these costs "
-                "(risk_at_threshold)."
+                f"than {whom}.{chosen}"
             )
     return lines
 
@@ -660,7 +682,7 @@ def _false_negatives(report: Experiment) -> dict[str, FalseNegativesVerdict]:
 
 def _by_group(models: Mapping[str, Model]) -> bool:
     """Whether test images have groups, so that these and not the images are compared."""
-    return next(iter(models.values()))["per_seed"][0].get("groups") is not None
+    return "test" in (next(iter(models.values()))["per_seed"][0].get("groups") or {})
 
 
 def _findings(report: Experiment) -> list[str]:

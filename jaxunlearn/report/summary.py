@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from jaxunlearn.metrics.results import ORIGINAL, REFERENCES, RETRAINED, Experiment
-from jaxunlearn.report.sheets import claims, data_name, make_sheets
+from jaxunlearn.report.sheets import cautions, claims, data_name, make_sheets
 
 RETRAIN = "retrain"  # the method that starts from nothing
 
@@ -27,7 +27,7 @@ def summary(report: Experiment) -> str:
         ],
         "Checked": [*_checked(report), *sheet.findings],
         "Not checked": _unchecked(report),
-        "To be known": [*report["notes"], *claims(models)],
+        "To be known": [*report["notes"], *cautions(report), *claims(models)],
     }
     lines = [f"# {sheet.title}"]
     for heading, items in parts.items():
@@ -102,6 +102,11 @@ def _unchecked(report: Experiment) -> list[str]:
         missing.append("Differences from a model that never saw these images: there is none here.")
     if not report["dataset"]["malignant"]:
         missing.append("Clinical safety: no class is named malignant.")
+    elif any(
+        model.get("verdicts", {}).get("false_negatives", {}).get("verdict") == "unknown"
+        for model in models.values()
+    ):
+        missing.append("Clinical safety: no test image judged on is malignant.")
     silent = [
         name
         for name, model in models.items()
