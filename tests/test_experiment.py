@@ -18,6 +18,7 @@ from rich.console import Console
 from jaxunlearn import config as config_lib
 from jaxunlearn import devices, experiment, models, store, trained, training
 from jaxunlearn.errors import UserError
+from jaxunlearn.report import sheets
 
 FAST = {"epochs": 2, "batch_size": 16}
 
@@ -130,7 +131,8 @@ def test_the_summary_says_what_was_asked_of_which_model_and_what_is_not_known(fi
     unknown = text.split("## Not checked")[1]
     silent = "finetune, random_label, salun, salun_flip, salun_cra cannot claim one"
     assert f"influence is gone: {silent}" in unknown and "there is none here" not in unknown
-    assert all(note in text for note in report["notes"])
+    assert all(note in text for note in [*report["notes"], *sheets.cautions(report)])
+    assert "Few images: " in text
 
 
 def test_split_is_kept_and_predictions_are_of_it(finished):

@@ -192,6 +192,8 @@ def test_small_sets_are_named():
     }
     assert verdicts.evidence({**sizes, "retain": 65}, 64)["one_step"] is False
     assert verdicts.evidence(sizes, None)["one_step"] is False
+    of_groups = {**sizes, "forget": 120, "test": 80, "benign": 80, "forget groups": 3}
+    assert verdicts.evidence(of_groups, 64)["small"] == {"forget groups": 3}
 
 
 @pytest.mark.parametrize(("by", "verdict"), [(7.000000000000001, "keep"), (8.0, "retrain")])

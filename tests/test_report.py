@@ -587,6 +587,8 @@ def test_intervals_over_images_of_few_groups_are_called_too_narrow():
     assert "Wilson intervals take images of one group for independent" in terminal.markdown_table(
         report
     )
+    values["groups"] = {"forget": values["n"]["forget"] - 1}  # of one patient, say
+    assert "Wilson intervals take images of one group" in terminal.markdown_table(report)
 
 
 def test_claims_are_kept_by_seed_and_worded():
@@ -732,6 +734,15 @@ def test_the_summary_names_what_there_is_nothing_to_judge_by():
     assert "Differences from a model that never saw these images: there is none here." in text
     whole = " ".join(summary._unchecked(example(methods=())))
     assert "Clinical safety" not in whole and "there is none here" not in whole
+    forgotten = example(forgotten=(0,))
+    for model in forgotten["models"].values():
+        model["per_seed"][0]["made_by"] = {"method": "finetune"}
+    missing = summary._unchecked(forgotten)
+    assert "Clinical safety: no test image judged on is malignant." in missing
+    report = by_hand()
+    report["evidence"]["small"] = {"forget": 3}
+    text = " ".join(sheets.cautions(report))
+    assert "Few images: 3 images to forget." in text and sheets.NO_EVIDENCE in text
 
 
 @pytest.mark.parametrize(
