@@ -472,7 +472,7 @@ def test_forgetting_all_malignant_or_all_benign_images_breaks_nothing(
     written = json.loads((tmp_path / "run" / "metrics.json").read_text())
     model = written["models"]["finetune"]
     assert model["mean"][undefined] is model["interval"][undefined] is None
-    assert model["mean"]["threshold"] == {"1:1": None, "20:1": None}
+    assert model["per_seed"][0]["threshold"] == {"1:1": None, "20:1": None}
     verdict = model["verdicts"]["false_negatives"]["verdict"]
     assert (verdict == "unknown") == (taken == 1)
     assert "image is left to judge on" in " ".join(text.split())

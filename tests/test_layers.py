@@ -1,5 +1,7 @@
 """Convolution as in PyTorch, and batch norm: the fast one computes what the plain one does."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,6 +50,26 @@ def test_batch_norm_equals_its_plain_self(shape):
     assert_close(fast, plain, 1e-5)
     np.testing.assert_allclose(mean.ravel(), np.mean(x, (0, 1, 2)), rtol=1e-5)
     np.testing.assert_allclose(variance.ravel(), np.var(x, (0, 1, 2)), rtol=1e-5)
+
+
+def test_gradients_of_gradients_go_through_the_moments():
+    x = 3 + 2 * jax.random.normal(KEYS[0], (8, 5, 5, 3))
+    weight = jax.random.normal(KEYS[1], x.shape)
+
+    def sensitivity(normalise, scale):
+        """‖∇ₓ‖² of a function of batch norm's output, as methods have it."""
+        one = jnp.ones((1, 1, 1, 3))
+
+        def total(x):
+            return jnp.sum(weight * jnp.tanh(normalise(x, one, 0 * one)[0]))
+
+        return jnp.sum(jnp.square(jax.grad(total)(scale * x)))
+
+    fast, plain = (
+        jax.grad(functools.partial(sensitivity, each))(1.5)
+        for each in (layers.normalise, layers.plain_normalise)
+    )
+    np.testing.assert_allclose(fast, plain, rtol=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(256, 64, 64, 16), (256, 32, 32, 64), (64, 28, 28, 64)])

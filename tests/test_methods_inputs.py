@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import toy
 
@@ -148,19 +149,20 @@ def test_noise_is_learned_for_each_class_under_its_own_label():
 # AMUN.
 
 
-def two_classes(**changes):
-    """A linear problem of two classes, whose nearest boundary is known."""
+def two_classes(sure=1, **changes):
+    """A linear problem of two classes, whose nearest boundary is known; logits times `sure`."""
     labels = np.arange(40, dtype=np.int32) % 2
     images = np.random.default_rng(0).integers(60, 196, (40, 8, 8, 1)).astype(np.uint8)
-    w = np.random.default_rng(1).normal(0, 0.05, (64, 2)).astype(np.float32)
+    w = sure * np.random.default_rng(1).normal(0, 0.05, (64, 2)).astype(np.float32)
     return toy.linear_task(
         images=images, labels=labels, num_classes=2, original={"params": {"w": w}}, **changes
     )
 
 
-def test_the_neighbours_are_the_nearest_of_another_label():
+@pytest.mark.parametrize("sure", [1, 1000])
+def test_the_neighbours_are_the_nearest_of_another_label(sure):
     """‖x' − x‖ is within a step of margin / ‖w_y − w_j‖, and what is wrong already stays."""
-    task = two_classes()
+    task = two_classes(sure)
     w, x, labels = task.original["params"]["w"], toy.inputs(task)[:10], task.labels[:10]
     out = x @ w
     margin = out[np.arange(10), labels] - out[np.arange(10), 1 - labels]
@@ -178,6 +180,24 @@ def test_the_neighbours_are_the_nearest_of_another_label():
     assert (distance[right] >= nearest[right] - 1e-4).all()
     assert (distance[right] <= nearest[right] + step + 1e-4).all()
     assert ((2 * levels.reshape(10, -1) - 1) @ w).argmax(1).tolist() == wrong.tolist()
+
+
+def test_the_margins_gradient_points_where_cross_entropys_does():
+    logits = jnp.array([[1.0, 0.5, -2.0], [0.0, 3.0, 1.0]])
+    targets = jnp.eye(3)[jnp.array([0, 1])]
+    slope, of_margin = (
+        np.asarray(jax.grad(lambda z, f=f: jnp.sum(f(z, targets)))(logits))
+        for f in (optax.softmax_cross_entropy, pixels.margin)
+    )
+    p = np.exp(-optax.softmax_cross_entropy(logits, targets))
+    np.testing.assert_allclose(slope, (1 - p)[:, None] * of_margin, rtol=1e-5)
+    by_hand = np.log(np.exp(0.5) + np.exp(-2)) - 1, np.log(1 + np.e) - 3
+    np.testing.assert_allclose(pixels.margin(logits, targets), by_hand, rtol=1e-5)
+
+
+def test_what_boundary_shrink_finds_does_not_depend_on_how_sure_a_linear_model_is():
+    found = [boundary_shrink.nearest_classes(two_classes(sure), 0.1) for sure in (1, 1000)]
+    assert (found[0] == found[1]).all() and (found[0] != two_classes().labels[:10]).any()
 
 
 def test_amun_trains_on_neighbours_forget_and_retain_at_a_falling_rate():

@@ -6,6 +6,7 @@ import toy
 
 from jaxunlearn import augment, keys, training
 from jaxunlearn.methods import saliency
+from jaxunlearn.training.passes import FRESH_OPTIMIZER
 
 
 def flat(tree):
@@ -53,6 +54,17 @@ def test_per_layer_takes_the_ratio_of_every_array(ratio):
     settings = toy.settings("salun", mask={"ratio": ratio, "scope": "per_layer"})
     for leaf in jax.tree.leaves(saliency.saliency_mask(task, settings.mask)):
         assert np.asarray(leaf).sum() == round(ratio * leaf.size)
+
+
+def test_under_compat_a_replacement_leaves_frozen_weights_where_decay_has_moved_them():
+    task = toy.linear_task(momentum=0.0, weight_decay=0.1, batch_size=40)
+    step = training.Pass(training.cross_entropy, np.arange(40), task.labels, 0.1)
+    actions = [step, FRESH_OPTIMIZER, step]
+    frozen = jax.tree.map(lambda w: np.zeros(w.shape, bool), task.original["params"])
+    found = saliency.masked(iter(actions), task, lambda: frozen, compat=True)
+    result = training.run(found, task.original, task.bench, stage="s", seed=0)
+    expected = 0.99**2 * task.original["params"]["w"]
+    np.testing.assert_allclose(toy.weights(result), expected, rtol=1e-5)
 
 
 def test_four_devices_make_the_same_mask():

@@ -27,7 +27,7 @@ from jaxunlearn.models.model import Model
 from jaxunlearn.training.passes import Action, Pass, Replace, Variables, cross_entropy
 
 NEEDS = ("forget",)
-COST = "E · f"
+COST = "1.6 · E · f: the extra output goes back through the features on its own"
 FIRST = True
 DEFAULTS = {"weight_decay": 0.0, "batch_size": 64, "epochs": 10, "lr": 1e-5}
 EXTRA = "extra output"  # its name in the parameters

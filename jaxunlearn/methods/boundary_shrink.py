@@ -4,7 +4,8 @@ Chen et al. 2023, https://arxiv.org/abs/2303.11570, as far as re-implementations
 (https://github.com/OPTML-Group/Unlearn-Saliency, `boundary_sh.py`): the new label is what the
 original says of the example's adversarial neighbour, one step of FGSM of `epsilon` in levels of 0
 to 1, rounded to whole levels of 0 to 255 and kept within them. It is found once, on images that are
-not augmented.
+not augmented. The signs are those of the margin's gradient: of cross-entropy's, which is a multiple
+of it, nothing is left in float32 where the model is sure.
 
 The new label may be the true one: where the attack fails, an example is taught what it knew. Made
 for whole classes, at 1e-5; tuned rates for random requests lie between 1e-8 and 1e-4, and at 1e-6
@@ -19,7 +20,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from jaxunlearn import rules
 from jaxunlearn.methods import pixels
@@ -44,12 +44,10 @@ def across(variables: Variables, batch: Batch, context: Any) -> jax.Array:
     """The class of each image's neighbour, `[B]`."""
 
     def loss(images):
-        return jnp.sum(
-            optax.softmax_cross_entropy(batch.logits_of(variables, images), batch.targets)
-        )
+        return jnp.sum(pixels.margin(batch.logits_of(variables, images), batch.targets))
 
     levels = pixels.to_levels(batch.images, context)
-    # x' = clip(round₂₅₅(x + ε · sign ∇_x CE(f_o(x), y)), 0, 1)
+    # x' = clip(round₂₅₅(x + ε · sign ∇_x CE(f_o(x), y)), 0, 1): the margin's gradient has its signs
     moved = levels + context["epsilon"] * jnp.sign(jax.grad(loss)(batch.images))
     neighbour = jnp.clip(jnp.round(moved * 255) / 255, 0, 1)
     return jnp.argmax(batch.logits_of(variables, pixels.to_seen(neighbour, context)), -1)

@@ -4,8 +4,8 @@ Catastrophic forgetting of the last k layers, Goel et al. 2022, https://arxiv.or
 https://github.com/shash42/Evaluating-Inexact-Unlearning. Layers are counted from the head, in the
 order of the forward computation; the norms between and behind them change with them. The running
 statistics of the frozen layers end as they were, which in the code published with SCRUB drift; that
-code also thaws `layer4` alone, so that its head stays frozen. The paper's k is 10 or 50 of a
-ResNet-110, for 30 epochs.
+code also thaws `layer4` alone, so that its head stays frozen; its rate and epochs, without momentum
+there, are the defaults. The paper's k is 10 or 50 of a ResNet-110, for 30 epochs.
 
 Stopped by `config.watch` on its way, it keeps the statistics that it then has.
 

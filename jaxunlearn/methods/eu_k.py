@@ -3,8 +3,10 @@
 Exact unlearning of the last k layers, Goel et al. 2022, https://arxiv.org/abs/2201.06640 and
 https://github.com/shash42/Evaluating-Inexact-Unlearning: as CF-k (see `jaxunlearn.methods.cf_k`),
 from the values that a fresh model has. There the norms of these layers stay; here they start anew
-with them, so that k = all layers is retraining. The recipe is to be that of the original, as the
-paper has it; the code published with SCRUB leaves the head as it was. The fresh values are those
+with them, so that k = all layers is retraining. The paper trains them as it trained the original,
+from a rate of 0.1 for 62 epochs: set the original's rate and epochs to do so. The defaults are of
+the code published with SCRUB (without momentum there), which leaves the head as it was; fresh
+layers may want a higher rate. The fresh values are those
 that an original trained here under the same seed started from; the release draws others.
 
 Only the last k layers have not seen the forget set: the features below them have. They are fitted

@@ -27,7 +27,7 @@ from jaxunlearn.methods.task import Task
 from jaxunlearn.training.passes import Action, Ask, Batch, Pass, Variables
 
 NEEDS = ("forget", "labels")
-COST = "about 4 · E · f"
+COST = "about 3 · E · f, or 4 with frozen_statistics=False"
 DEFAULTS = {
     "weight_decay": 0.0,
     "epochs": 10,

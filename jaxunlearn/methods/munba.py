@@ -4,7 +4,8 @@ Wu et al. 2024, https://arxiv.org/abs/2411.15537, as in https://github.com/JingW
 bargaining solution of the retain gradient g_r and the gradient g_f on randomly labelled forget
 examples has a closed form: α_r = 1/(‖g_r‖·√(1 + c)), α_f = 1/(‖g_f‖·√(1 + c)), c their cosine. So
 the step is the bisector of the two directions, of norm √2, which the published code clips to 1:
-the size of either loss does not matter. Theirs is 0/0 where c = 0, and falls back to a plain sum.
+the size of either loss does not matter. Theirs is 0/0 where c = 0, and where either
+weight is not above 0 the step is that of CE(B_r) + 0.1 · CE(B_f).
 
 Batches are paired until forget is used up, each of forget's with a full one of retain; the rest of
 retain is plain cross-entropy, in full-size steps through the same momentum. Labels are drawn anew

@@ -127,12 +127,18 @@ def masked(
         elif isinstance(action, Pass):
             action = dataclasses.replace(action, after=(*action.after, keep(mask)))
         elif isinstance(action, Replace):
-            action = Replace(_held(action.variables, mask, task.original["params"]))
+            held = None if compat else task.original["params"]
+            action = Replace(_held(action.variables, mask, held))
         conversation.reply = yield action
 
 
-def _held(new: Any, mask: Any, original: Any) -> Any:
-    """What replaces variables, or the function that makes it, with frozen weights as they were."""
+def _held(new: Any, mask: Any, held: Any) -> Any:
+    """What replaces variables, or the function that makes it, with frozen weights as held.
+
+    Where None are, as with `compat`, they stay as they are at that time.
+    """
     if callable(new):
-        return lambda variables: _held(new(variables), mask, original)
-    return {**new, "params": only_marked(np.where, mask, new["params"], original)}
+        return lambda now: _held(new(now), mask, now["params"] if held is None else held)
+    if held is None:
+        return lambda now: _held(new, mask, now["params"])
+    return {**new, "params": only_marked(np.where, mask, new["params"], held)}
