@@ -33,7 +33,6 @@ NOTHING = {
 DRAW_NOTHING = ("assd", "influence", "lfssd", "ssd")  # the same for every seed
 # What does not train, or not at the end.
 EDITS = tuple(name for name, method in METHODS.items() if "optimizer" in method.reads)
-EDITS += ("boundary_expand", "cf_k", "eu_k", "prmq")
 # Settings with which every method changes something on the toy problem, and soon.
 SOMETHING = {
     "cf_k": {"k": 2},
