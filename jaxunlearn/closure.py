@@ -3,7 +3,8 @@
 A static walk over import statements. It stays within the library or, from a module of the user's,
 within its package and all that is not installed: libraries are not followed, nor is what
 `importlib.import_module` finds. A package's `__init__` counts only where it is imported from, so a
-table in one changes nothing for modules that go around it.
+table in one changes nothing for modules that go around it; but a module of the user's stands on the
+methods' table where it has that from `jaxunlearn.methods`.
 """
 
 import ast
@@ -21,6 +22,7 @@ from typing import Any
 from jaxunlearn.errors import UserError
 
 LIBRARY = "jaxunlearn"
+METHODS = f"{LIBRARY}.methods"
 INSTALLED = ("site-packages", "dist-packages")
 STANDARD = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib"))
 CHANGED = "{} has changed since it was imported: restart Python to use it"
@@ -95,7 +97,24 @@ def _walk(name: str, path: Path, source: bytes) -> Iterator[str]:
             found = [module for module in submodules if _spec(module)]
             yield from found
             if len(found) < len(submodules):  # something else of the module itself
-                yield base
+                if base == METHODS and _crosses(name, base):
+                    yield from _origins(base, {alias.name for alias in node.names})
+                else:
+                    yield base
+
+
+def _is_package(name: str) -> bool:
+    path = _find(name)
+    return path is not None and path.name == "__init__.py"
+
+
+def _origins(package: str, names: set[str]) -> Iterator[str]:
+    """The modules that one of the library's packages has names from."""
+    path = _find(package)
+    for node in ast.parse(_source(package, path)).body if path else ():
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            if names & {alias.asname or alias.name for alias in node.names}:
+                yield node.module
 
 
 def modules(roots: Iterable[str]) -> dict[str, Path]:
@@ -109,9 +128,10 @@ def modules(roots: Iterable[str]) -> dict[str, Path]:
             continue
         found[name] = path
         for other in _imports(name, path, _source(name, path)):
-            table = _find(other) if _crosses(name, other) else None
-            if table is None or table.name != "__init__.py":
+            if not (_crosses(name, other) and _is_package(other)):
                 waiting.append(other)
+            elif other == METHODS:  # whose names may be read from it as attributes
+                waiting.append(f"{METHODS}.table")
     return found
 
 

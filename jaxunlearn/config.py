@@ -297,7 +297,7 @@ def check(config: ConfigDict) -> None:
     ):
         rules.check(config[section], section_rules, f"config.{section}")
     for name, settings in config.methods.items():
-        _check_method(name, settings)
+        check_method(name, settings)
     for field, value in flatten_dict(config.to_dict(), sep=".").items():
         try:
             json.dumps(value, allow_nan=False)  # as results and keys have it
@@ -310,7 +310,7 @@ def check(config: ConfigDict) -> None:
     resolve("model", config.model.name, MODELS)  # it is built for the data's classes: see the plan
 
 
-def _check_method(name: str, settings: Any) -> None:
+def check_method(name: str, settings: Any) -> None:
     """Raises unless an entry of `methods` is one, under a name that can be used."""
     where = f"config.methods.{name}"
     if not isinstance(settings, ConfigDict) or not isinstance(settings.get("method"), str | tuple):

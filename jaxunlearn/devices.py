@@ -25,6 +25,7 @@ SWITCHES = (
     "jax_default_prng_impl",
     "jax_enable_x64",
     "jax_explicit_x64_dtypes",
+    "jax_high_dynamic_range_gumbel",
     "jax_legacy_prng_key",
     "jax_numpy_dtype_promotion",
     "jax_random_seed_offset",
@@ -32,9 +33,11 @@ SWITCHES = (
     "jax_threefry_partitionable",
 )
 IN_FULL = (
-    "float32 is multiplied in full on this device. Several times faster, with shorter factors: "
-    "--config.model.dtype=bfloat16, or JAX_DEFAULT_MATMUL_PRECISION=tensorfloat32"
+    "float32 is multiplied in full on this device. Several times faster, with shorter factors: {}"
+    "JAX_DEFAULT_MATMUL_PRECISION=tensorfloat32"
 )
+# Variables that compilers and libraries read, which may.
+VARIABLES = ("LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
 # Of the compiler's flags, those that do not.
 HARMLESS = ("--xla_force_host_platform_device_count", "--xla_dump", "--xla_gpu_cuda_data_dir")
 
@@ -112,6 +115,7 @@ def switches() -> dict[str, Any]:
     found = {name: getattr(jax.config, name, None) for name in SWITCHES}
     flags = os.environ.get("XLA_FLAGS", "").split()
     found["xla_flags"] = sorted(flag for flag in flags if not flag.startswith(HARMLESS))
+    found |= {name: os.environ[name] for name in VARIABLES if os.environ.get(name)}
     return {name: value if isinstance(value, list) else str(value) for name, value in found.items()}
 
 

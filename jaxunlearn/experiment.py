@@ -16,6 +16,7 @@ from jaxunlearn.data.dataset import SETS
 from jaxunlearn.errors import Diverged, unknown
 from jaxunlearn.metrics import drift, results, unlearning
 from jaxunlearn.metrics.predictions import apart
+from jaxunlearn.models.build import MODELS
 from jaxunlearn.plan import Experiment, batch_sizes
 from jaxunlearn.prepared import Prepared
 from jaxunlearn.report import terminal
@@ -50,9 +51,11 @@ def carry_out(ready: Prepared) -> results.Results:
     processes.from_first(ready.claim)
     if str(ready.programs.convolution):
         ready.say(str(ready.programs.convolution))
-    in_float32 = any(one.cell.config.model.dtype == "float32" for one in ready.experiments)
+    models = [one.architecture for one in ready.experiments]
+    in_float32 = any(each.fields.get("dtype") != "bfloat16" for each in models)
     if in_float32 and devices.in_full(ready.programs.mesh):
-        ready.say(devices.IN_FULL)
+        takes = all(each.name in MODELS for each in models)
+        ready.say(devices.IN_FULL.format("--config.model.dtype=bfloat16, or " if takes else ""))
     reports: list[results.Report] = []
     with compiled.kept():
         for i, one in enumerate(ready.experiments):
@@ -131,6 +134,8 @@ def _run_one(one: Experiment, trainer: Trainer, folder: Path) -> results.Report:
     lost: dict[str, str] = {}
     if processes.is_first():
         workdir.write_split(folder, one.split)
+        if tuned:  # at once, for a run that may end before it has a retrained model
+            tune.write(one, tuned, trainer, folder, gaps=False)
     for seed in config.seeds:
         made: dict[str, Trained] = {}
         for name, recipe in one.recipes(seed).items():

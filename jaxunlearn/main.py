@@ -127,6 +127,8 @@ class ending:
             os._exit(2)
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
             _end("the memory of this machine is not enough; lower batch_size or model.width")
+        if isinstance(error, FileNotFoundError):  # a user's own files were looked at before
+            _end(f"{one_line(error)}; rerun the same command, which makes it again")
         if isinstance(error, OSError):
             _end(f"{one_line(error)}; free some space, or give other folders")
 

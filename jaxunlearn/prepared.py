@@ -44,6 +44,8 @@ class Prepared:
         if bfloat16 is None:
             bfloat16 = self.programs.convolution.bfloat16
         self.experiments = plan.make(self.config, mesh.size, bfloat16, model)
+        for one in self.experiments:
+            tune.check_candidates(one.cell.config)
         processes.check_same(lambda: _fingerprint(self.config, self.experiments, mesh))
         self.where = self.folder.absolute().parent / "store"
         if self.config.store:

@@ -40,9 +40,26 @@ def make_key(fields: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
+@contextlib.contextmanager
+def _without_sigterm() -> Iterator[None]:
+    """SIGTERM comes after what is done within: a scheduler that stops a job may send several."""
+    if threading.current_thread() is not threading.main_thread():  # which alone hears of it
+        yield
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda signum, _: came.append(signum))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+        if came:
+            signal.raise_signal(signal.SIGTERM)
+
+
 def save_tree(path: Path, tree: Any) -> None:
     """Writes a pytree of arrays as an Orbax checkpoint."""
-    with _literal(path) as path, _checkpointer() as checkpointer:
+    # An event loop, as Orbax has, may swallow what a signal's handler raises, or wait for ever.
+    with _without_sigterm(), _literal(path) as path, _checkpointer() as checkpointer:
         checkpointer.save(path, tree)
 
 
@@ -61,7 +78,7 @@ def load_tree(path: Path) -> Any:
     """Reads an Orbax checkpoint as nested dicts and lists of numpy arrays."""
     import orbax.checkpoint as ocp
 
-    with _literal(path) as path, _checkpointer() as checkpointer:
+    with _without_sigterm(), _literal(path) as path, _checkpointer() as checkpointer:
         tree = checkpointer.metadata(path).item_metadata.tree
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
         return checkpointer.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
@@ -274,22 +291,6 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_ino, found.st_mtime_ns
-
-
-@contextlib.contextmanager
-def _without_sigterm() -> Iterator[None]:
-    """SIGTERM comes after what is done within: a scheduler that stops a job may send several."""
-    if threading.current_thread() is not threading.main_thread():  # which alone hears of it
-        yield
-        return
-    came: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda signum, _: came.append(signum))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
-        if came:
-            signal.raise_signal(signal.SIGTERM)
 
 
 @dataclasses.dataclass(frozen=True)

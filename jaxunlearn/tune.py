@@ -24,6 +24,7 @@ was chosen from, and with a retrained model what the choice has cost against it,
 `tuning.json` and `tuning.md`.
 """
 
+import copy
 import dataclasses
 import functools
 import itertools
@@ -40,7 +41,7 @@ from ml_collections import ConfigDict
 
 from jaxunlearn import config as config_lib
 from jaxunlearn import files, metrics, processes, workdir
-from jaxunlearn.errors import UserError
+from jaxunlearn.errors import UserError, shown
 from jaxunlearn.grid import cells
 from jaxunlearn.keys import stage_rng
 from jaxunlearn.methods.table import find
@@ -158,16 +159,39 @@ def candidates(
       trials: how many at most.
       seed: draws which, where there are more.
     """
-    values = []
-    for path, known in tune.items():
-        given = operator.attrgetter(path)(settings)
-        others = known or [float(f"{given * factor:.3g}") for factor in FACTORS]
-        values.append([given, *(value for value in others if value != given)])
+    values = [_values_of(path, known, settings) for path, known in tune.items()]
     grid = [dict(zip(tune, point, strict=True)) for point in itertools.product(*values)]
     if len(grid) <= trials:
         return grid
     drawn = stage_rng("tune", seed).permutation(len(grid) - 1)[: trials - 1]
     return [grid[0], *(grid[1 + i] for i in sorted(drawn))]
+
+
+def _values_of(path: str, known: tuple | None, settings: ConfigDict) -> list[Any]:
+    """What to try of a setting, the entry's own value first."""
+    given = operator.attrgetter(path)(settings)
+    others = known or [float(f"{given * factor:.3g}") for factor in FACTORS]
+    return [given, *(value for value in others if value != given)]
+
+
+def check_candidates(config: ConfigDict) -> None:
+    """Raises where a method's `TUNE` has what its setting cannot be."""
+    for name, settings in config.methods.items() if config.tune.trials else ():
+        for path, known in find(settings.method).tune.items():
+            where = f"TUNE of config.methods.{name}, {path}"
+            given = operator.attrgetter(path)(settings)
+            if known is None and not isinstance(given, float):
+                raise UserError(
+                    f"{where}: None stands for factors of a rate, a float, and it is "
+                    f"{shown(given)}; name the values to try"
+                )
+            for value in _values_of(path, known, settings):
+                entry = copy.deepcopy(settings)
+                try:
+                    config_lib.change(entry, unflatten_dict({path: value}, sep="."), where)
+                    config_lib.check_method(name, entry)
+                except UserError as error:
+                    raise UserError(f"{where} has {shown(value)}: {error}") from error
 
 
 def rungs(settings: ConfigDict, count: int) -> list[tuple[int | None, int]]:
@@ -353,17 +377,25 @@ def check_at_once(config: ConfigDict) -> None:
         )
 
 
-def write(one: Experiment, tuned: Mapping[str, Tuned], trainer: Trainer, folder: Path) -> None:
+def write(
+    one: Experiment,
+    tuned: Mapping[str, Tuned],
+    trainer: Trainer,
+    folder: Path,
+    *,
+    gaps: bool = True,
+) -> None:
     """Writes all trials; where there is a retrained model, also what each choice has cost.
 
     Args:
-      one: the experiment, its models made.
+      one: the experiment.
       tuned: by entry.
-      trainer: what has made them.
+      trainer: what has made its models.
       folder: of the results.
+      gaps: whether retrained, if there is to be one, is made already.
     """
     config = one.cell.config
-    retrained = one.recipes(config.seeds[0]).get("retrained")
+    retrained = one.recipes(config.seeds[0]).get("retrained") if gaps else None
     reference = None if retrained is None else _values(one, trainer.obtain(retrained))
     entries: dict[str, Any] = {}
     for name, found in tuned.items():

@@ -78,8 +78,21 @@ def test_64_bit_mode_is_refused_and_switches_that_change_numbers_are_told(monkey
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
     assert devices.switches() != before
     monkeypatch.undo()
+    made = training.Programs(devices.make_mesh(1))
     with jax.default_matmul_precision("bfloat16"):
         assert devices.switches() != before
+        assert made.describe()["convolution"] == f"{made.convolution.name} at bfloat16"
+    assert made.describe()["convolution"] == made.convolution.name
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
+    assert devices.switches() != before
+    monkeypatch.undo()
+    assert devices.switches() == before
+    if hasattr(jax.config, "jax_high_dynamic_range_gumbel"):
+        jax.config.update("jax_high_dynamic_range_gumbel", True)
+        try:
+            assert devices.switches() != before
+        finally:
+            jax.config.update("jax_high_dynamic_range_gumbel", False)
     jax.config.update("jax_enable_x64", True)
     try:
         with pytest.raises(UserError, match="64-bit mode is on"):

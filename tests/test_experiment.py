@@ -385,7 +385,8 @@ def test_without_retrained_gaps_are_absent_and_the_report_says_so(config, tmp_pa
     config.retrained = False
     monkeypatch.setattr(devices, "in_full", lambda mesh: True)  # as on a GPU
     report, text = run(config, tmp_path / "run")
-    assert f"\n{devices.IN_FULL}\n" in f"\n{text}"
+    hint = devices.IN_FULL.format("--config.model.dtype=bfloat16, or ")
+    assert f"\n{hint}\n" in f"\n{text}"
     assert list(report["models"]) == ["original", "finetune"]
     assert "gaps" not in report["models"]["finetune"]["mean"]
     assert report["reference"] == "original"

@@ -848,6 +848,23 @@ def test_a_package_above_an_imported_module_counts(tmp_path, write):
     assert {name, package, f"{package}.sub"} <= set(closure.modules([name]))
 
 
+@pytest.mark.parametrize(
+    ("line", "whole"),
+    [
+        ("from jaxunlearn.methods import find", True),
+        ("from jaxunlearn.methods import METHODS as table, Task", True),
+        ("from jaxunlearn import methods", True),
+        ("import jaxunlearn.methods", True),
+        ("from jaxunlearn.methods.table import find", True),
+        ("from jaxunlearn.methods import Task", False),
+    ],
+)
+def test_what_has_the_table_of_methods_stands_on_all_of_them(write, line, whole):
+    found = closure.modules([write(PLAIN, header=HEADER + f"{line}\n")])
+    assert ("jaxunlearn.methods.finetune" in found) is whole
+    assert whole or "jaxunlearn.methods.task" in found
+
+
 def test_libraries_are_not_followed_nor_the_librarys_own_tables(write):
     text = "from jaxunlearn.models import Model\nfrom jaxunlearn.models.layers import Conv\n"
     text += "import jaxunlearn, numpy, flax.linen as nn\nfrom flax import nnx\nNet = Conv"

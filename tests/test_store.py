@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -360,6 +361,33 @@ def test_a_point_is_kept_whole_though_sigterm_comes(shelf, monkeypatch):
     finally:
         signal.signal(signal.SIGTERM, before)
     assert done == ["put", "stopped"]
+
+
+def test_orbax_ends_what_it_does_though_sigterm_comes(tmp_path, monkeypatch):
+    """Its event loop would swallow what the signal's handler raises, or wait for ever."""
+
+    class Stopping:
+        def save(self, path, tree):
+            signal.raise_signal(signal.SIGTERM)
+            done.append("saved")
+
+        def metadata(self, path):
+            signal.raise_signal(signal.SIGTERM)
+            done.append("read")
+            return SimpleNamespace(item_metadata=SimpleNamespace(tree={}))
+
+        def restore(self, path, args):
+            done.append("restored")
+
+    done = []
+    monkeypatch.setattr(store, "_checkpointer", lambda: contextlib.nullcontext(Stopping()))
+    before = signal.signal(signal.SIGTERM, lambda *_: done.append("stopped"))
+    try:
+        store.save_tree(tmp_path / "tree", {})
+        store.load_tree(tmp_path / "tree")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert done == ["saved", "stopped", "read", "restored", "stopped"]
 
 
 def test_a_half_written_entry_is_never_seen(shelf, monkeypatch):

@@ -489,6 +489,47 @@ def test_a_trial_that_diverges_is_the_worst_and_is_not_tried_again(data, tmp_pat
     assert asked == [] and again == report
 
 
+def test_what_was_chosen_is_kept_though_it_diverges_on_another_seed(data, tmp_path, monkeypatch):
+    config = config_of(data, trials=2, finetune={"epochs": 1, **FEW})
+    config.seeds = (0, 1)
+    train = trained.Trainer._train
+
+    def maybe(self, recipe, *args):
+        if recipe.name.startswith("finetune") and recipe.seed == 1:
+            self._fail(recipe, "the loss is nan in epoch 0", {"params": {"w": np.zeros(2)}})
+        return train(self, recipe, *args)
+
+    monkeypatch.setattr(trained.Trainer, "_train", maybe)
+    with pytest.raises(UserError, match="the loss is nan"):
+        run(config, tmp_path / "run")
+    entry = tuning(tmp_path / "run")["methods"]["finetune"]
+    assert entry["chosen"]["settings"] and len(entry["all"]) == 2 and "regret" not in entry
+    config.tune.trials, config.seeds = 0, (0,)
+    config.tune.chosen = str(tmp_path / "run" / "tuning.json")
+    report, _ = run(config, tmp_path / "other")
+    assert report["models"]["finetune"]["per_seed"][0]["key"] == entry["chosen"]["key"]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ((0.5, 2.0), r"TUNE of config\.methods\.salun, mask\.ratio has 2\.0: .* must be"),
+        (("a",), r"TUNE of config\.methods\.salun, mask\.ratio has 'a': .* of type float"),
+        (None, ""),
+    ],
+)
+def test_what_a_setting_cannot_be_is_not_tried(data, monkeypatch, values, message):
+    method = METHODS["salun"]._replace(tune={"mask.ratio": values})
+    monkeypatch.setattr(tune, "find", lambda name: method)
+    config = config_of(data, trials=2, salun=FEW)
+    if message:
+        with pytest.raises(UserError, match=message):
+            tune.check_candidates(config)
+    method = METHODS["salun"]._replace(tune={"epochs": None})
+    with pytest.raises(UserError, match=r"salun, epochs: None stands for factors of a rate"):
+        tune.check_candidates(config)
+
+
 def test_where_all_diverge_the_method_is_named(data, tmp_path, monkeypatch):
     diverging(monkeypatch, lambda settings: True)
     config = config_of(data, trials=2, finetune={"epochs": 2, **FEW})

@@ -93,7 +93,8 @@ class Base(TypedDict):
       device: number, platform and kind, of the machine that wrote the results.
       cores: its CPU cores.
       versions: of Python and of the packages there, by name.
-      convolution: what computed convolutions there, such as "oneDNN 3.2.0" or "XLA".
+      convolution: what computed convolutions there, such as "oneDNN 3.2.0" or "XLA"; and the
+        precision of JAX's products, where the user has set it: "XLA at tensorfloat32".
       notes: warnings about the data and the split, in sentences.
     """
 

@@ -69,7 +69,9 @@ class Programs:
 
     def describe(self) -> dict[str, Any]:
         """The machine, as results and stored models name it, and how it computes."""
-        return {**devices.describe(self.mesh), "convolution": self.convolution.name}
+        precision = getattr(jax.config, "jax_default_matmul_precision", None)
+        how = f"{self.convolution.name} at {precision}" if precision else self.convolution.name
+        return {**devices.describe(self.mesh), "convolution": how}
 
     def _check_memory(self, needed: float) -> None:
         """Raises where a program needs more bytes on a device than there are."""
