@@ -33,8 +33,8 @@ SWITCHES = (
     "jax_threefry_partitionable",
 )
 IN_FULL = (
-    "float32 is multiplied in full on this device. Several times faster, with shorter factors: {}"
-    "JAX_DEFAULT_MATMUL_PRECISION=tensorfloat32"
+    "float32 is multiplied in full on this device. Often several times faster, by shorter factors: "
+    "{}JAX_DEFAULT_MATMUL_PRECISION=tensorfloat32"
 )
 # Variables that compilers and libraries read, which may.
 VARIABLES = ("LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
