@@ -16,7 +16,6 @@ from jaxunlearn.data.dataset import SETS
 from jaxunlearn.errors import Diverged, unknown
 from jaxunlearn.metrics import drift, results, unlearning
 from jaxunlearn.metrics.predictions import apart
-from jaxunlearn.models.build import MODELS
 from jaxunlearn.plan import Experiment, batch_sizes
 from jaxunlearn.prepared import Prepared
 from jaxunlearn.report import terminal
@@ -54,7 +53,7 @@ def carry_out(ready: Prepared) -> results.Results:
     models = [one.architecture for one in ready.experiments]
     in_float32 = any(each.fields.get("dtype") != "bfloat16" for each in models)
     if in_float32 and devices.in_full(ready.programs.mesh):
-        takes = all(each.name in MODELS for each in models)
+        takes = all(each.shipped for each in models)
         ready.say(devices.IN_FULL.format("--config.model.dtype=bfloat16, or " if takes else ""))
     reports: list[results.Report] = []
     with compiled.kept():

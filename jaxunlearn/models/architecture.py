@@ -32,6 +32,11 @@ class Architecture(NamedTuple):
     fields: dict[str, Any]
     sources: tuple[str, ...]
 
+    @property
+    def shipped(self) -> bool:
+        """Whether it is one of this library's."""
+        return self.name in MODELS
+
     def check(
         self, shape: tuple[int, ...], num_classes: int, wider: bool = False
     ) -> "Architecture":
@@ -43,9 +48,8 @@ class Architecture(NamedTuple):
           It, with what it computes where it is the user's own: its sources may read files.
         """
         closure.check(self.sources)
-        shipped = self.name in MODELS
-        dry_run(self.name, self.as_set, shape, num_classes, wider, shipped)
-        if shipped or "computes" in self.fields:
+        dry_run(self.name, self.as_set, shape, num_classes, wider, self.shipped)
+        if self.shipped or "computes" in self.fields:
             return self
         return self._replace(fields={**self.fields, "computes": _traced(self.model, shape)})
 
